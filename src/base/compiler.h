@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Small things every file may use: branch hints, alignment, single-access atomics on shared
+ * words, function multiversioning and the GUEST address space.
+ *
+ * GUEST marks a pointer into memory that a peer can change or take away at any time.  Under
+ * clang, dereferencing such a pointer directly is a compile error; only the few functions that
+ * move bytes across the border (mem/gmem.h, ring/, pkt/copy.h) strip the mark, with GUEST_PTR().
+ */
+#ifndef BASE_COMPILER_H
+#define BASE_COMPILER_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#define NOINLINE __attribute__((noinline))
+#define COLD __attribute__((cold, noinline))
+#define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
+#define WARN_UNUSED __attribute__((warn_unused_result))
+#define CACHE_LINE 64
+#define CACHE_ALIGNED __attribute__((aligned(CACHE_LINE)))
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+
+#if defined(__clang__)
+#define GUEST __attribute__((noderef))
+#else
+#define GUEST
+#endif
+#define GUEST_PTR(type, p) ((type *)(uintptr_t)(p))
+
+/*
+ * One access, of exactly this width, to a word that another thread or a peer writes.  The plain
+ * forms are relaxed: they order nothing.  Ordering is written at the word itself, with the letter
+ * of docs/memory-model.md beside it.
+ */
+#define read_once(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define write_once(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define fence_full() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+
+/* Hot functions are compiled once per CPU generation and picked when the program starts, so one
+ * binary serves every x86-64.  Sanitizers cannot run inside the resolvers: they get one version. */
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__) &&      \
+    !defined(RW_NO_CLONES) && defined(__GNUC__) && !defined(__clang__)
+#define CPU_CLONES __attribute__((target_clones("avx512vl", "avx2", "default")))
+#else
+#define CPU_CLONES
+#endif
+
+static inline void cpu_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+#endif

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The switch: ports, bridges, the MAC table and the workers that move frames.  This is the API of
+ * libringway's data plane for control planes (ours in ctl/; later others).  Ports and bridges have a
+ * name and a number.
+ *
+ * Threads: every function here is for the control thread (the one that runs evbase), unless it says
+ * otherwise.  Errors: 0 or -errno with a sentence in *e.
+ */
+#ifndef DP_DP_H
+#define DP_DP_H
+
+#include <jansson.h>
+#include <sched.h>
+
+#include "base/compiler.h"
+#include "base/err.h"
+#include "dp/mactab.h"
+#include "port/port.h"
+
+struct dp;
+struct event_base;
+
+#define BRIDGE_MAX 256
+#define BRIDGE_DEFAULT "br0"
+
+struct dp_conf {
+    struct event_base *evbase; /* required */
+    const char *rundir;        /* where vhost-user sockets go; copied */
+    unsigned n_workers;        /* 1..WORKER_MAX */
+    const int *worker_cpu;     /* CPU per worker, or NULL: not pinned */
+    uint32_t mac_size;         /* entries; 0: MACTAB_DEFAULT_SIZE */
+    unsigned poll_us;          /* how long an idle worker polls before it sleeps; default 50 */
+    bool no_threads;           /* tests: no worker threads; dp_run_once() runs worker 0 */
+};
+
+int dp_create(struct dp **out, const struct dp_conf *c, struct err *e);
+/* Removes all ports and stops the workers. */
+void dp_destroy(struct dp *dp);
+
+struct bridge_conf {
+    char name[PORT_NAME_MAX + 1];
+    unsigned age;          /* seconds a learnt address lives without traffic; default 300 */
+    bool forward_reserved; /* forward 01:80:c2:00:00:0x too; default false */
+    unsigned line;         /* in the configuration file */
+};
+/* Create or change. */
+int dp_bridge_set(struct dp *dp, const struct bridge_conf *c, struct err *e);
+/* Refused while it has ports. */
+int dp_bridge_del(struct dp *dp, const char *name, struct err *e);
+unsigned dp_bridge_list(const struct dp *dp, struct bridge_conf *out, unsigned max);
+
+/*
+ * Add a port. Keys that belong to the bridge, not to the kind, are taken out of c here:
+ *   bridge=NAME (default br0, created when missing), isolated=yes|no, mac-limit=N
+ */
+int dp_port_add(struct dp *dp, const struct port_conf *c, struct err *e);
+int dp_port_del(struct dp *dp, const char *name, struct err *e);
+/* Change one key of a live port (also the bridge's keys, but not `bridge`). */
+int dp_port_set(struct dp *dp, const char *name, const char *key, const char *value, struct err *e);
+struct port *dp_port(const struct dp *dp, const char *name); /* NULL if there is none */
+/* Ports in the order in which they were added. Returns the number. */
+unsigned dp_ports(const struct dp *dp, struct port **out, unsigned max);
+const char *dp_port_bridge(const struct dp *dp, const struct port *p);
+bool dp_port_isolated(const struct dp *dp, const struct port *p);
+const struct port_env *dp_env(const struct dp *dp);
+struct mactab *dp_mactab(const struct dp *dp);
+
+int dp_mac_add(struct dp *dp, const char *port, const uint8_t mac[6], struct err *e);
+int dp_mac_del(struct dp *dp, const char *bridge, const uint8_t mac[6], struct err *e);
+/* port and bridge may be NULL (all). Returns how many learnt entries were forgotten. */
+int dp_mac_flush(struct dp *dp, const char *bridge, const char *port, struct err *e);
+/* fid of a bridge, for reading mac_entry.key >> 48. NULL when unknown. */
+const char *dp_fid_bridge(const struct dp *dp, uint16_t fid);
+
+struct worker_info {
+    unsigned id;
+    int cpu;             /* -1: not pinned */
+    unsigned n_queues;
+    uint64_t rounds, busy_rounds, frames, sleeps, signals;
+    uint64_t busy_ns, idle_ns, sleep_ns; /* since start; sum is its life */
+    bool asleep;
+};
+unsigned dp_workers(const struct dp *dp, struct worker_info *out, unsigned max);
+/* Queues of a worker, for show: fills names "vm1/0". */
+unsigned dp_worker_queues(const struct dp *dp, unsigned worker, struct rxq **out, unsigned max);
+
+/* Tests (no_threads): one round over all queues of worker 0. Returns frames received. */
+uint32_t dp_run_once(struct dp *dp);
+/* One-second housekeeping (ageing); called by a timer, or by tests after clock_warp(). */
+void dp_tick(struct dp *dp);
+
+#endif

@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Building and freeing tables, and surviving a memory file that is truncated under us.
+ *
+ * SIGBUS.  The handler may run on any worker in the middle of a copy.  It looks the address up in a
+ * fixed array of live mappings (slots are claimed and released by the control thread only, with the
+ * base written last and cleared first), replaces the whole mapping by anonymous zero pages at the
+ * same place, marks it, and returns: the interrupted load or store then runs on zeros.  The whole
+ * mapping is replaced because a part of a hugetlbfs mapping cannot be.  The port is stopped by the
+ * control thread soon after; until then it can only hurt itself.
+ */
+#include "mem/gmem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#ifndef HUGETLBFS_MAGIC
+#define HUGETLBFS_MAGIC 0x958458f6
+#endif
+
+#define MAX_LIVE_MAPS 16384 /* below vm.max_map_count (65530) with room for everything else */
+
+struct gmem_map {
+    uint8_t *base;
+    size_t len;
+    unsigned refs; /* tables that name it; control thread */
+    bool faulted;  /* set in the signal handler */
+    uint32_t slot;
+};
+
+uint32_t gmem_faults_; /* SIGBUS faults survived so far, all tables */
+static struct gmem_map *live[MAX_LIVE_MAPS];
+static uint32_t live_top; /* slots below were used at least once */
+static pthread_mutex_t live_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void on_sigbus(int sig, siginfo_t *info, void *uc)
+{
+    int saved = errno;
+    uintptr_t a = (uintptr_t)info->si_addr;
+    uint32_t top = load_acquire(&live_top);
+
+    (void)uc;
+    for (uint32_t i = 0; i < top; i++) {
+        struct gmem_map *m = load_acquire(&live[i]);
+
+        if (m && a - (uintptr_t)m->base < m->len) {
+            void *p = mmap(m->base, m->len, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+            if (p == MAP_FAILED) {
+                break;
+            }
+            write_once(&m->faulted, true);
+            __atomic_fetch_add(&gmem_faults_, 1, __ATOMIC_RELAXED);
+            errno = saved;
+            return;
+        }
+    }
+    signal(sig, SIG_DFL); /* our own bug: die where it happened */
+    raise(sig);
+}
+
+int gmem_init(struct err *e)
+{
+    struct sigaction sa = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER};
+
+    sigemptyset(&sa.sa_mask);
+    if (sigaction(SIGBUS, &sa, NULL)) {
+        return err_set(e, -errno, "cannot install the SIGBUS handler: %s", strerror(errno));
+    }
+    return 0;
+}
+
+static int live_add(struct gmem_map *m)
+{
+    int r = -ENOSPC;
+
+    pthread_mutex_lock(&live_lock);
+    for (uint32_t i = 0; i < MAX_LIVE_MAPS; i++) {
+        if (!live[i]) {
+            m->slot = i;
+            store_release(&live[i], m);
+            if (i >= live_top) {
+                store_release(&live_top, i + 1);
+            }
+            r = 0;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&live_lock);
+    return r;
+}
+
+static void map_put(struct gmem_map *m)
+{
+    if (!m || --m->refs) {
+        return;
+    }
+    pthread_mutex_lock(&live_lock);
+    store_release(&live[m->slot], (struct gmem_map *)NULL);
+    pthread_mutex_unlock(&live_lock);
+    munmap(m->base, m->len);
+    free(m);
+}
+
+static int check_file(const struct gmem_region_desc *d, enum gmem_fs_policy fs, uint64_t end,
+                      const char *who, uint64_t *page, struct err *e)
+{
+    struct stat st;
+    struct statfs sf;
+
+    if (fstat(d->fd, &st) || fstatfs(d->fd, &sf)) {
+        return err_set(e, -errno, "%s: memory fd: %s", who, strerror(errno));
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return err_set(e, -EINVAL, "%s: memory fd is not a file; use memory-backend-memfd", who);
+    }
+    bool memory = sf.f_type == TMPFS_MAGIC || sf.f_type == HUGETLBFS_MAGIC;
+    if (!memory && fs != GMEM_FS_ANY) {
+        return err_set(e, -EPERM,
+                       "%s: memory file is on a file system of type 0x%lx, where a page fault can "
+                       "block; use memfd, tmpfs or hugetlbfs, or set any-fs on the port",
+                       who, (unsigned long)sf.f_type);
+    }
+    *page = sf.f_type == HUGETLBFS_MAGIC ? (uint64_t)sf.f_bsize : (uint64_t)sysconf(_SC_PAGESIZE);
+    if ((uint64_t)st.st_size < end) {
+        return err_set(e, -EINVAL, "%s: memory file has %llu bytes, the region needs %llu", who,
+                       (unsigned long long)st.st_size, (unsigned long long)end);
+    }
+    return 0;
+}
+
+/* Map one region. Consumes d->fd. */
+static int map_region(struct gmem_region *r, const struct gmem_region_desc *d,
+                      enum gmem_fs_policy fs, const char *who, struct err *e)
+{
+    uint64_t end, tmp, page;
+    struct gmem_map *m = NULL;
+    int rc;
+
+    if (!d->size || __builtin_add_overflow(d->gpa, d->size, &tmp) ||
+        __builtin_add_overflow(d->uva, d->size, &tmp) ||
+        __builtin_add_overflow(d->fd_offset, d->size, &end) || end > GMEM_MAX_BYTES) {
+        rc = err_set(e, -EINVAL, "%s: memory region at 0x%llx with size 0x%llx is empty or wraps",
+                     who, (unsigned long long)d->gpa, (unsigned long long)d->size);
+        goto out;
+    }
+    rc = check_file(d, fs, end, who, &page, e);
+    if (rc) {
+        goto out;
+    }
+    /* From the page that holds fd_offset to the page that holds the end: hugetlbfs insists. */
+    uint64_t from = d->fd_offset / page * page;
+    uint64_t len = (end - from + page - 1) / page * page;
+
+    m = calloc(1, sizeof(*m));
+    if (!m) {
+        rc = err_set(e, -ENOMEM, "%s: out of memory", who);
+        goto out;
+    }
+    m->len = (size_t)len;
+    m->refs = 1;
+    m->base = mmap(NULL, m->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, d->fd,
+                   (off_t)from);
+    if (m->base == MAP_FAILED) {
+        rc = err_set(e, -errno, "%s: cannot map 0x%llx bytes of its memory: %s", who,
+                     (unsigned long long)len, strerror(errno));
+        goto out;
+    }
+    madvise(m->base, m->len, MADV_DONTDUMP);
+    if (live_add(m)) {
+        munmap(m->base, m->len);
+        rc = err_set(e, -ENOSPC, "%s: more than %d memory mappings in all ports", who,
+                     MAX_LIVE_MAPS);
+        goto out;
+    }
+    *r = (struct gmem_region){.gpa = d->gpa,
+                              .size = d->size,
+                              .uva = d->uva,
+                              .fd_offset = d->fd_offset,
+                              .va = GUEST_PTR(uint8_t GUEST, m->base + (d->fd_offset - from)),
+                              .map = m};
+    close(d->fd);
+    return 0;
+out:
+    free(m);
+    if (d->fd >= 0) {
+        close(d->fd);
+    }
+    return rc;
+}
+
+static bool overlaps(uint64_t a, uint64_t an, uint64_t b, uint64_t bn)
+{
+    return a < b + bn && b < a + an;
+}
+
+/* Insert in gpa order after checking against all others and the total. */
+static int insert(struct gmem *m, const struct gmem_region *r, const char *who, struct err *e)
+{
+    uint32_t at = 0;
+    uint64_t total = r->size;
+
+    for (uint32_t i = 0; i < m->n; i++) {
+        const struct gmem_region *o = &m->region[i];
+
+        if (overlaps(o->gpa, o->size, r->gpa, r->size) ||
+            overlaps(o->uva, o->size, r->uva, r->size)) {
+            return err_set(e, -EINVAL, "%s: memory region at 0x%llx overlaps the one at 0x%llx", who,
+                           (unsigned long long)r->gpa, (unsigned long long)o->gpa);
+        }
+        total += o->size;
+        at += o->gpa < r->gpa;
+    }
+    if (total > GMEM_MAX_BYTES) {
+        return err_set(e, -E2BIG, "%s: memory table claims more than 4 TiB", who);
+    }
+    memmove(&m->region[at + 1], &m->region[at], (m->n - at) * sizeof(*r));
+    m->region[at] = *r;
+    m->n++;
+    return 0;
+}
+
+static struct gmem *alloc_table(uint32_t n)
+{
+    return calloc(1, sizeof(struct gmem) + (size_t)(n + 1) * sizeof(struct gmem_region));
+}
+
+int gmem_create(struct gmem **out, const struct gmem_region_desc *d, uint32_t n,
+                enum gmem_fs_policy fs, const char *who, struct err *e)
+{
+    struct gmem *m = n <= GMEM_MAX_REGIONS ? alloc_table(n) : NULL;
+    int rc = 0;
+    uint32_t i;
+
+    if (!m) {
+        rc = err_set(e, n > GMEM_MAX_REGIONS ? -E2BIG : -ENOMEM, "%s: cannot hold %u memory regions",
+                     who, n);
+    }
+    for (i = 0; i < n && !rc; i++) {
+        struct gmem_region r;
+
+        rc = map_region(&r, &d[i], fs, who, e);
+        if (!rc) {
+            rc = insert(m, &r, who, e);
+            if (rc) {
+                map_put(r.map);
+            }
+        }
+    }
+    if (rc) {
+        for (; i < n; i++) {
+            if (d[i].fd >= 0) {
+                close(d[i].fd);
+            }
+        }
+        gmem_free(m);
+        return rc;
+    }
+    *out = m;
+    return 0;
+}
+
+static struct gmem *copy_table(const struct gmem *old, uint32_t room)
+{
+    uint32_t n = old ? old->n : 0;
+    struct gmem *m = alloc_table(n + room);
+
+    if (m) {
+        for (uint32_t i = 0; i < n; i++) {
+            m->region[i] = old->region[i];
+            if (m->region[i].map) {
+                m->region[i].map->refs++;
+            }
+        }
+        m->n = n;
+    }
+    return m;
+}
+
+int gmem_add(struct gmem **out, const struct gmem *old, const struct gmem_region_desc *d,
+             enum gmem_fs_policy fs, const char *who, struct err *e)
+{
+    struct gmem *m = NULL;
+    struct gmem_region r;
+    int rc;
+
+    if (old && old->n >= GMEM_MAX_REGIONS) {
+        close(d->fd);
+        return err_set(e, -E2BIG, "%s: all %d memory slots are taken", who, GMEM_MAX_REGIONS);
+    }
+    rc = map_region(&r, d, fs, who, e);
+    if (rc) {
+        return rc;
+    }
+    m = copy_table(old, 1);
+    rc = m ? insert(m, &r, who, e) : err_set(e, -ENOMEM, "%s: out of memory", who);
+    if (rc) {
+        map_put(r.map);
+        gmem_free(m);
+        return rc;
+    }
+    *out = m;
+    return 0;
+}
+
+int gmem_del(struct gmem **out, const struct gmem *old, uint64_t gpa, uint64_t uva, uint64_t size,
+             struct err *e)
+{
+    struct gmem *m = copy_table(old, 0);
+
+    if (!m) {
+        return err_set(e, -ENOMEM, "out of memory");
+    }
+    for (uint32_t i = 0; i < m->n; i++) {
+        struct gmem_region *r = &m->region[i];
+
+        if (r->gpa == gpa && r->uva == uva && r->size == size) {
+            map_put(r->map);
+            memmove(r, r + 1, (m->n - i - 1) * sizeof(*r));
+            m->n--;
+            *out = m;
+            return 0;
+        }
+    }
+    gmem_free(m);
+    return err_set(e, -ENOENT, "no memory region at 0x%llx with size 0x%llx",
+                   (unsigned long long)gpa, (unsigned long long)size);
+}
+
+struct gmem *gmem_local_n(const struct gmem_region *r, uint32_t n)
+{
+    struct gmem *m = alloc_table(n);
+
+    for (uint32_t i = 0; m && i < n; i++) {
+        struct gmem_region one = r[i];
+
+        one.map = NULL;
+        if (insert(m, &one, "local", NULL)) {
+            free(m);
+            return NULL;
+        }
+    }
+    return m;
+}
+
+struct gmem *gmem_local(void *va, uint64_t gpa, uint64_t size)
+{
+    struct gmem_region r = {.gpa = gpa,
+                            .size = size,
+                            .uva = (uintptr_t)va,
+                            .va = GUEST_PTR(uint8_t GUEST, va)};
+
+    return gmem_local_n(&r, 1);
+}
+
+void gmem_free(struct gmem *m)
+{
+    if (m) {
+        for (uint32_t i = 0; i < m->n; i++) {
+            map_put(m->region[i].map);
+        }
+        free(m);
+    }
+}
+
+bool gmem_faulted(const struct gmem *m)
+{
+    for (uint32_t i = 0; i < m->n; i++) {
+        if (m->region[i].map && read_once(&m->region[i].map->faulted)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+uint64_t gmem_bytes(const struct gmem *m)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; m && i < m->n; i++) {
+        sum += m->region[i].size;
+    }
+    return sum;
+}
+
+uint8_t GUEST *gmem_span_slow(const struct gmem *m, uint32_t *hint, gpa_t a, uint32_t *len)
+{
+    uint32_t lo = 0, hi = m->n;
+
+    while (lo < hi) { /* the last region that starts at or below a */
+        uint32_t mid = lo + (hi - lo) / 2;
+
+        if (m->region[mid].gpa <= a.v) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    if (lo) {
+        const struct gmem_region *r = &m->region[lo - 1];
+        uint64_t off = a.v - r->gpa;
+
+        if (off < r->size && *len) {
+            *hint = lo - 1;
+            *len = (uint32_t)MIN((uint64_t)*len, r->size - off);
+            return r->va + off;
+        }
+    }
+    *len = 0;
+    return NULL;
+}
+
+void *gmem_gpa_range(const struct gmem *m, gpa_t a, uint64_t len)
+{
+    for (uint32_t i = 0; i < m->n; i++) {
+        const struct gmem_region *r = &m->region[i];
+        uint64_t off = a.v - r->gpa;
+
+        if (off < r->size && len <= r->size - off) {
+            return GUEST_PTR(void, r->va + off);
+        }
+    }
+    return NULL;
+}
+
+void *gmem_uva_range(const struct gmem *m, uva_t a, uint64_t len)
+{
+    for (uint32_t i = 0; i < m->n; i++) {
+        const struct gmem_region *r = &m->region[i];
+        uint64_t off = a.v - r->uva;
+
+        if (off < r->size && len <= r->size - off) {
+            return GUEST_PTR(void, r->va + off);
+        }
+    }
+    return NULL;
+}

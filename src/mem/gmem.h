@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Guest memory: which parts of a peer's memory this process may touch, and where they are mapped.
+ *
+ * Concepts
+ *  - A *mapping* (struct gmem_map) is one mmap of one file that the peer sent.  It is counted:
+ *    two tables may share it.  munmap happens when the last table that names it is freed.
+ *  - A *table* (struct gmem) is an immutable, sorted array of regions.  Workers read it without a
+ *    lock; the control thread replaces it as a whole and frees the old one after a quiescent state.
+ *  - An address never travels without its length.  gmem_span() translates the start and SHORTENS
+ *    the length to what is contiguous here; the caller loops.  Regions that touch in guest-physical
+ *    space need not touch in ours.
+ *  - gpa_t (guest physical), uva_t (the front-end's own addresses) and our pointers are different
+ *    types: mixing them does not compile.
+ *  - The file behind a mapping is the peer's: it can be truncated under us.  The SIGBUS handler
+ *    puts zero pages there and sets `faulted`; whoever used the table checks it once per burst.
+ *    A file system that can block a page fault for ever (FUSE, NFS) is refused when mapping.
+ *
+ * Threads: building, swapping and freeing on the control thread; translation anywhere.
+ * Source: vhost-user "Memory region description"; virtio 1.4, 2.6 (addresses are guest-physical).
+ */
+#ifndef MEM_GMEM_H
+#define MEM_GMEM_H
+
+#include "base/compiler.h"
+#include "base/err.h"
+
+typedef struct {
+    uint64_t v;
+} gpa_t;
+typedef struct {
+    uint64_t v;
+} uva_t;
+
+#define GMEM_MAX_REGIONS 509      /* VHOST_USER_GET_MAX_MEM_SLOTS; what peers answer too */
+#define GMEM_MAX_BYTES (1ull << 42) /* address space that one table may claim: 4 TiB */
+
+/* A run of bytes in a peer's memory, never more than one region. */
+struct gspan {
+    const uint8_t GUEST *p;
+    uint32_t len;
+};
+
+struct gmem_map; /* one mmap, reference counted, known to the SIGBUS handler */
+
+struct gmem_region {
+    uint64_t gpa;  /* first guest-physical address */
+    uint64_t size; /* bytes, > 0; gpa + size and uva + size do not wrap */
+    uint64_t uva;  /* the same byte in the front-end's address space */
+    uint64_t fd_offset;
+    uint8_t GUEST *va; /* the same byte here */
+    struct gmem_map *map;
+};
+
+struct gmem {
+    uint32_t n;
+    struct gmem_region region[]; /* sorted by gpa, disjoint in gpa and in uva */
+};
+
+/* What the peer said about one region, with the fd that came along (ownership passes on success
+ * AND on failure: the callee closes it). */
+struct gmem_region_desc {
+    uint64_t gpa, size, uva, fd_offset;
+    int fd;
+};
+
+enum gmem_fs_policy {
+    GMEM_FS_MEMORY_ONLY, /* tmpfs, hugetlbfs, memfd: a page fault cannot wait for a peer */
+    GMEM_FS_ANY,         /* the administrator vouches for the file system (port option) */
+};
+
+/* Map a whole table. All or nothing: on failure every fd is closed, *out is untouched and the
+ * sentence names the region and the rule. `who` is the port's name (for messages). */
+int gmem_create(struct gmem **out, const struct gmem_region_desc *d, uint32_t n,
+                enum gmem_fs_policy fs, const char *who, struct err *e);
+/* A new table = old + one region (old stays valid, shares mappings). old may be NULL. */
+int gmem_add(struct gmem **out, const struct gmem *old, const struct gmem_region_desc *d,
+             enum gmem_fs_policy fs, const char *who, struct err *e);
+/* A new table = old - the region with this gpa, uva and size. -ENOENT if there is none. */
+int gmem_del(struct gmem **out, const struct gmem *old, uint64_t gpa, uint64_t uva, uint64_t size,
+             struct err *e);
+/* A table over memory of this process, one region; for tests, drivers and benches. Not mapped by
+ * us: freeing it does not unmap. */
+struct gmem *gmem_local(void *va, uint64_t gpa, uint64_t size);
+struct gmem *gmem_local_n(const struct gmem_region *r, uint32_t n);
+/* Only when no other thread can hold the table any more. NULL is allowed. */
+void gmem_free(struct gmem *m);
+/* True once a page of any mapping of this table was found missing (SIGBUS). Walks the table: look
+ * only after gmem_fault_seq() moved. */
+bool gmem_faulted(const struct gmem *m);
+extern uint32_t gmem_faults_;
+static inline uint32_t gmem_fault_seq(void)
+{
+    return read_once(&gmem_faults_);
+}
+uint64_t gmem_bytes(const struct gmem *m);
+
+/* Install the SIGBUS handler (process-wide, once). Faults outside guest memory stay fatal. */
+int gmem_init(struct err *e);
+
+/*
+ * Translate. *len is the wish on entry and what is contiguous on return; NULL (and *len = 0) if the
+ * first byte is not guest memory or the wish was 0.  *hint remembers the region between calls.
+ */
+uint8_t GUEST *gmem_span_slow(const struct gmem *m, uint32_t *hint, gpa_t a, uint32_t *len);
+static ALWAYS_INLINE uint8_t GUEST *gmem_span(const struct gmem *m, uint32_t *hint, gpa_t a,
+                                              uint32_t *len)
+{
+    uint32_t h = *hint;
+
+    if (likely(h < m->n)) {
+        const struct gmem_region *r = &m->region[h];
+        uint64_t off = a.v - r->gpa;
+
+        if (likely(off < r->size)) {
+            uint64_t room = r->size - off;
+            if (unlikely(*len > room)) {
+                *len = (uint32_t)room;
+            }
+            return *len ? r->va + off : NULL;
+        }
+    }
+    return gmem_span_slow(m, hint, a, len);
+}
+
+/* Bytes that are mapped behind p (which gmem_span returned with this hint): an upper bound for
+ * reads that may run past a span's end without leaving the region. */
+static ALWAYS_INLINE uint64_t gmem_room(const struct gmem *m, uint32_t hint,
+                                        const uint8_t GUEST *p)
+{
+    const struct gmem_region *r = &m->region[hint];
+
+    return (uint64_t)(r->va + r->size - p);
+}
+
+/* The whole range [a, a + len) contiguous here, or NULL: for rings. */
+void *gmem_gpa_range(const struct gmem *m, gpa_t a, uint64_t len);
+void *gmem_uva_range(const struct gmem *m, uva_t a, uint64_t len);
+
+#endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A packet is a loan of the sender's memory that ends when the burst ends.
+ *
+ * The first bytes of the frame are copied once into a private snapshot with room in front;
+ * everything that is decided is decided there, edits are made there, and the egress port sends the
+ * snapshot followed by the rest of the payload straight from the loan.  So the bytes that policy saw
+ * are the bytes that leave, and a guest that rewrites its buffer meanwhile gains nothing.
+ *
+ *     batch.room[i]:   | PKT_HEADROOM | virtio-net hdr 12 | frame bytes .... |
+ *                                      ^ always there       ^ pkt.data
+ *     frame           = data[0 .. snap_len) , span[0], span[1] ... span[n_spans - 1]
+ *     len             = snap_len + sum of span lengths
+ *
+ * Lifetime: no pkt pointer, span or snapshot is valid after rx_done().  There is no allocator, no
+ * reference count and no next pointer.  A batch belongs to one worker.
+ */
+#ifndef PKT_PKT_H
+#define PKT_PKT_H
+
+#include "base/compiler.h"
+#include "mem/gmem.h"
+#include "vnet/vnet_hdr.h"
+
+#define PKT_BURST 32          /* frames per batch */
+#define PKT_MIN_LEN 14        /* an Ethernet header */
+#define PKT_MAX_LEN (65535 + 14 + 8) /* the largest IP datagram, Ethernet, two VLAN tags */
+#define PKT_HEADROOM 128      /* for tags and outer headers in front; multiple of 64 */
+#define PKT_SNAP 192          /* bytes of virtio-net header and frame in the snapshot at most */
+#define PKT_MAX_SPANS 1024    /* spans per batch, shared */
+
+struct pkt {
+    uint8_t *data;            /* snapshot: first byte of the frame; 12 bytes before it are ours */
+    uint32_t len;             /* bytes of the whole frame, no virtio-net header, no FCS */
+    uint16_t snap_len;        /* bytes of it in the snapshot */
+    uint16_t n_spans;         /* runs behind the snapshot: 0, 1 (in span) or more (in spans) */
+    struct gspan span;
+    const struct gspan *spans;
+    struct vnet_hdr vh;       /* what the sender said, checked; all zero without offloads */
+    uint16_t egress;          /* the bridge's verdict, see dp/bridge.h */
+    uint16_t pad;
+} CACHE_ALIGNED;
+static_assert(sizeof(struct pkt) == 64, "one cache line");
+
+struct batch {
+    uint32_t n;               /* packets; pkt[0 .. n) */
+    uint32_t n_spans;         /* taken from spans[] */
+    uint32_t n_loans;         /* provider's: chains or slots to give back, >= n (dropped ones too) */
+    struct pkt pkt[PKT_BURST];
+    uint8_t room[PKT_BURST][PKT_HEADROOM + PKT_SNAP] CACHE_ALIGNED;
+    struct gspan spans[PKT_MAX_SPANS];
+};
+
+/* Where packet i's virtio-net header goes in the snapshot; the frame follows 12 bytes later. */
+static ALWAYS_INLINE uint8_t *batch_snap(struct batch *b, uint32_t i)
+{
+    return b->room[i] + PKT_HEADROOM;
+}
+
+/* The runs behind the snapshot as an array. */
+static ALWAYS_INLINE const struct gspan *pkt_spans(const struct pkt *p)
+{
+    return p->n_spans > 1 ? p->spans : &p->span;
+}
+
+#endif

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The port: one interface for everything that can be plugged in.
+ *
+ * A provider (struct port_ops) is a kind of port: vhost-user, tap, dummy ...  The contract in three
+ * sentences: rx() lends.  tx() has copied when it returns and keeps nothing.  rx_done() gives the
+ * loans back in order.
+ *
+ *   verb       thread   may block   on failure
+ *   create     control  no          -errno and a sentence; nothing is left behind
+ *   destroy    control  no          cannot fail; the port is out of every worker's reach before
+ *   rx         worker   no          0 packets
+ *   tx         worker   no          drops are counted by the provider, with the reason
+ *   rx_done    worker   no          cannot fail
+ *   arm        worker   no          true: there is work, do not sleep
+ *   disarm     worker   no          cannot fail
+ *   set        control  no          -errno and a sentence; the old value stays
+ *   show       control  no          adds keys to the JSON object of this port
+ *
+ * Worker callbacks run between two quiescent states; memory that the control thread replaced is
+ * freed only after every worker has passed one (env->barrier).  A worker callback must never touch
+ * an fd, a page or a lock that a peer can make it wait on.
+ *
+ * Layering: providers see mem, ring, vnet, vhost and pkt; they do not see the bridge.  What they
+ * need from the switch comes through struct port_env.
+ */
+#ifndef PORT_PORT_H
+#define PORT_PORT_H
+
+#include <jansson.h>
+
+#include "base/compiler.h"
+#include "base/err.h"
+#include "pkt/drop.h"
+#include "pkt/pkt.h"
+
+#define PORT_NAME_MAX 63     /* bytes; [A-Za-z0-9._-], starts with a letter or digit */
+#define PORT_MAX 1024        /* ports per switch */
+#define WORKER_MAX 64
+#define PORT_NONE 0xffff
+
+struct event_base;
+struct port;
+struct rxq;
+struct worker;
+
+/* Options of a port as the user wrote them: key=value strings, checked against ops->options. */
+struct port_opt {
+    char *key, *value;
+};
+struct port_conf {
+    char *name, *kind;
+    struct port_opt *opt;
+    unsigned n_opt;
+    unsigned line; /* in the configuration file, 0 from the command line */
+};
+const char *port_conf_get(const struct port_conf *c, const char *key); /* NULL if not given */
+
+struct port_option_def {
+    const char *key;
+    const char *help;    /* one line, with unit and default */
+    bool changeable;     /* `ringway port set` may change it while the port runs */
+};
+
+/* Counters of one port, written by one worker only (relaxed stores), read by anybody. */
+struct port_counters {
+    uint64_t rx_frames, rx_bytes; /* from the port into the switch */
+    uint64_t tx_frames, tx_bytes; /* from the switch to the port */
+    uint64_t drop[DROP_N];
+} CACHE_ALIGNED;
+
+/* A source of frames that a worker polls. Embedded in the provider's own struct. */
+struct rxq {
+    struct port *port;
+    uint16_t queue;      /* number within the port */
+    int fd;              /* becomes readable when the armed queue has work; -1: must be polled */
+    bool event_driven;   /* polling costs a system call: poll only after fd was readable */
+    bool ready;          /* worker's: an event-driven queue has (or may have) work */
+    struct worker *worker; /* who polls it; NULL while not attached. Control thread. */
+};
+
+/* What a worker hands to provider callbacks. One per worker, never shared. */
+struct wctx {
+    unsigned id;             /* worker number: index of port->counters[] */
+    void *rx_scratch;        /* WCTX_SCRATCH bytes for the provider between rx and rx_done */
+    void *tx_scratch;        /* the same for the duration of one tx call */
+    uint32_t n_signals;
+    int signals[128];        /* eventfds to signal at the end of this round, see wctx_signal */
+    void (*flush)(struct wctx *);
+};
+#define WCTX_SCRATCH (64 * 1024)
+
+/* Signal an eventfd of a peer soon, without ever blocking on it. The fd stays open until the next
+ * barrier (the control thread closes fds only after one). */
+static ALWAYS_INLINE void wctx_signal(struct wctx *c, int fd)
+{
+    if (unlikely(c->n_signals == ARRAY_SIZE(c->signals))) {
+        c->flush(c);
+    }
+    c->signals[c->n_signals++] = fd;
+}
+
+/* What the switch offers to providers. Control thread, except where marked. */
+struct port_env {
+    struct event_base *evbase;
+    const char *rundir;
+    unsigned n_workers;
+    void *ctx; /* for the callbacks below */
+    /* Have a worker poll this queue / stop it. detach returns when no worker can touch it. */
+    int (*attach)(void *ctx, struct rxq *q, struct err *e);
+    void (*detach)(void *ctx, struct rxq *q);
+    /* Returns when every worker has dropped what it had read before: then old state can be freed. */
+    void (*barrier)(void *ctx);
+    /* The port can (or cannot) take frames now; the bridge floods to ready ports only. */
+    void (*ready)(void *ctx, struct port *p, bool ready);
+    /* The station with this address is behind port p from now on. */
+    void (*learn)(void *ctx, struct port *p, const uint8_t mac[6]);
+    /* ANY THREAD: have ops->event run on the control thread soon. */
+    void (*post)(void *ctx, struct port *p);
+};
+
+struct port_ops {
+    const char *kind;
+    const char *help;                      /* one line for --help and the man page */
+    const struct port_option_def *options; /* ends with a NULL key */
+
+    /* Allocate the provider's struct (struct port is its first member), bind sockets and devices.
+     * The caller has filled nothing; port_init() is called by the provider first. */
+    int (*create)(struct port **out, const struct port_conf *c, const struct port_env *env,
+                  struct err *e);
+    /* Detach all queues, close all, free. Called when the bridge no longer knows the port. */
+    void (*destroy)(struct port *p);
+
+    /* Lend up to PKT_BURST frames of q; b is empty. Returns b->n. Frames refused here are counted
+     * and given back by rx_done together with the others. */
+    uint32_t (*rx)(struct rxq *q, struct batch *b, struct wctx *w);
+    /* Every loan of the last rx ends. Called after each rx, also when it returned 0. */
+    void (*rx_done)(struct rxq *q, struct batch *b, struct wctx *w);
+    /* Copy the packets b->pkt[idx[0 .. n)] out. Any worker, several at once: the provider locks per
+     * call if it must. Counts tx_frames, tx_bytes and drops itself. */
+    void (*tx)(struct port *p, struct batch *b, const uint8_t *idx, uint32_t n, struct wctx *w);
+
+    bool (*arm)(struct rxq *q);    /* make q->fd wake us; true if there is work already */
+    void (*disarm)(struct rxq *q); /* we poll again */
+
+    int (*set)(struct port *p, const char *key, const char *value, struct err *e); /* may be NULL */
+    void (*event)(struct port *p); /* control thread: env->post was called; may be NULL */
+    void (*show)(const struct port *p, json_t *o);
+};
+
+struct port {
+    const struct port_ops *ops;
+    const struct port_env *env;
+    struct port_conf conf;   /* owned copy: what `show config` prints */
+    const char *name;        /* conf.name */
+    uint16_t id;             /* index in the switch, PORT_NONE before it is added */
+    uint32_t max_len;        /* largest frame that may be sent to it, bytes; from its MTU */
+    bool ready;              /* written by control, read by workers (relaxed) */
+    struct port_counters *counters; /* one per worker, [0 .. env->n_workers) */
+};
+
+/* For providers: fill the common part (copies conf, allocates counters) / release it. */
+int port_init(struct port *p, const struct port_ops *ops, const struct port_conf *c,
+              const struct port_env *env, struct err *e);
+void port_fini(struct port *p);
+
+/* Create a port of the kind that conf names. Checks name, kind and keys (nearest valid one in the
+ * sentence). */
+int port_create(struct port **out, const struct port_conf *c, const struct port_env *env,
+                struct err *e);
+/* Known kinds, ends with NULL. */
+const struct port_ops *const *port_kinds(void);
+/* Sum over all workers. */
+void port_counters_sum(const struct port *p, struct port_counters *out);
+
+/* "NAME" or "NAME=KIND,key=value,..." -> conf (allocated; port_conf_free). */
+int port_conf_parse(struct port_conf *c, const char *arg, struct err *e);
+int port_conf_copy(struct port_conf *to, const struct port_conf *from);
+int port_conf_set(struct port_conf *c, const char *key, const char *value);
+void port_conf_free(struct port_conf *c);
+
+static ALWAYS_INLINE void port_count_drop(struct port *p, const struct wctx *w, enum drop why,
+                                          uint32_t n)
+{
+    uint64_t *c = &p->counters[w->id].drop[why];
+
+    write_once(c, *c + n);
+}
+
+#endif

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The virtqueue, seen from the device side: chains come in as private copies, used entries go out
+ * in bursts.  Nothing above this file sees a descriptor, an avail index or a wrap counter.
+ *
+ * The cursor.  ringway is an in-order device: it completes chains in the order in which they were
+ * made available, so at rest the next avail entry to take and the next used entry to write are the
+ * same number, `idx`.  A burst peeks at chains without moving idx and then commits some of them
+ * from the front:
+ *
+ *      committed          peeked          not looked at yet
+ *   ............... | c0 c1 c2 c3 ... | x x x x ............
+ *                   ^ idx             ^ idx + burst.n      ^ avail.idx
+ *
+ *   used.idx == idx at rest;   idx <= idx + burst.n <= avail.idx <= idx + num   (mod 2^16)
+ *
+ * A driver that makes the last inequality false has corrupted its ring: the ring is broken.
+ * Nothing needs to be undone when a burst is dropped: peeking changes nothing.
+ *
+ * Private copies.  Every word of the ring is read exactly once, into struct ring_burst, with one
+ * access of its own width, and only the copy is used afterwards.  The addresses in it are still the
+ * guest's; they become pointers in gmem_span(), with their length.
+ *
+ * Faults.  Two kinds, kept apart: a chain that is wrong (loop, bad next, bad indirect table, wrong
+ * direction) has chain.fault set, is dropped and completed with length 0; a ring that is wrong
+ * (head out of range, avail index jumped) is `broken`: no further access until it is set up again.
+ *
+ * Layouts.  Each layout implements X_dev_peek, X_dev_commit, X_dev_arm, X_dev_disarm, X_dev_more
+ * with the contracts below, all always-inline.  Callers pass the layout as a constant first
+ * argument, so one source line serves every layout without an indirect call.
+ *
+ * Threads: one user at a time (the worker that owns it, or who holds the egress lock). The
+ * orderings are named after docs/memory-model.md: S1 S2 S3 S4.
+ */
+#ifndef RING_RING_H
+#define RING_RING_H
+
+#include "base/compiler.h"
+#include "mem/gmem.h"
+#include "ring/vring.h"
+
+enum ring_layout { RING_SPLIT };
+
+/* Why a chain or a ring was refused. The order is stable within a build only. */
+#define RING_FAULTS(X)                                                                             \
+    X(NONE, "no fault")                                                                            \
+    X(AVAIL_JUMP, "its available index moved by more than the ring size")                          \
+    X(HEAD_RANGE, "an available entry names a descriptor beyond the ring")                         \
+    X(NEXT_RANGE, "a descriptor's next field points beyond its table")                             \
+    X(CHAIN_LONG, "a descriptor chain is a loop or longer than 1024 segments")                     \
+    X(INDIRECT_BAD, "an indirect table is empty, oversized, nested, misaligned or has NEXT set")   \
+    X(INDIRECT_UNMAPPED, "an indirect table lies outside its memory")                              \
+    X(DIRECTION, "a buffer has the wrong direction for this ring")                                 \
+    X(UNMAPPED, "a buffer lies outside its memory")                                                \
+    X(MEMORY_GONE, "its memory file was truncated under the switch")
+enum ring_fault {
+#define RING_FAULT_ENUM(sym, text) RING_FAULT_##sym,
+    RING_FAULTS(RING_FAULT_ENUM)
+#undef RING_FAULT_ENUM
+    RING_N_FAULTS
+};
+const char *ring_fault_text(enum ring_fault f);
+
+#define RING_BURST 64     /* chains per burst at most: a 64 KiB frame in 1.5 KiB buffers is 44 */
+#define RING_MAX_SEGS 1024 /* segments per chain, and in the pool of one burst */
+
+/* One segment of a chain, private copy. */
+struct ring_seg {
+    uint64_t addr; /* guest-physical; not yet translated */
+    uint32_t len;
+    uint32_t pad;
+};
+
+struct ring_chain {
+    struct ring_seg seg; /* the first segment, and the only one if n_seg == 1 */
+    uint16_t id;         /* goes back in the used entry */
+    uint16_t n_seg;      /* 0 if fault is set */
+    uint16_t pool;       /* if n_seg > 1: all segments are burst.pool[pool .. pool + n_seg) */
+    uint8_t fault;       /* enum ring_fault; the chain is to be committed with length 0 */
+    uint8_t pad;
+};
+
+struct ring_burst {
+    uint32_t n;      /* chains peeked */
+    uint32_t n_pool; /* segments taken from the pool */
+    struct ring_chain chain[RING_BURST];
+    struct ring_seg pool[RING_MAX_SEGS];
+};
+
+/* Hot state of a device-side ring: two cache lines, no pointer to anything that allocates. */
+struct ring {
+    /* read-mostly; changed only while no worker can reach the ring */
+    const struct vring_desc GUEST *desc;
+    const struct vring_avail GUEST *avail;
+    struct vring_used GUEST *used;
+    const struct gmem *mem; /* replaced by the control thread (RCU); load once per burst */
+    uint32_t num;           /* power of two for split */
+    bool event_idx;         /* VIRTIO_F_EVENT_IDX negotiated */
+    bool indirect;          /* VIRTIO_F_INDIRECT_DESC negotiated */
+    bool write;             /* what the device does with buffers: true for a receive ring */
+    uint8_t broken;         /* enum ring_fault; sticky until set up again */
+    uint32_t fault_seq;     /* gmem_fault_seq() when last looked */
+
+    /* written every burst */
+    uint16_t idx CACHE_ALIGNED; /* next chain to take == next used entry to write */
+    uint16_t avail_seen;        /* avail.idx when last read: saves reading the shared line */
+    uint16_t signalled;         /* idx at the last look at the driver's suppression state */
+    bool signalled_valid;       /* false after a start or a new call fd: signal once (rule 9) */
+    bool armed;                 /* the driver was asked to kick */
+    uint32_t hint;              /* gmem region hint of the data buffers */
+};
+
+/* Everything that is needed to run a ring; pointers are checked for alignment and length by the
+ * caller (vring_*_bytes) and stay mapped until the ring is out of every worker's reach. */
+struct ring_setup {
+    void *desc, *avail, *used;
+    uint32_t num;
+    uint16_t base;
+    bool event_idx, indirect, write;
+    const struct gmem *mem;
+};
+void ring_init(struct ring *r, const struct ring_setup *s);
+
+#include "ring/ring_split.h"
+
+/*
+ * Take private copies of up to max (<= RING_BURST) chains, from idx on, without consuming them.
+ * Fewer come back when the driver has no more or the segment pool is
+ * full; 0 also when the ring is broken (then r->broken says why).
+ */
+static ALWAYS_INLINE uint32_t ring_dev_peek(const enum ring_layout l, struct ring *r,
+                                            struct ring_burst *b, uint32_t max)
+{
+    (void)l;
+    return split_dev_peek(r, b, max);
+}
+
+/*
+ * Complete the first n chains of the burst, in order; lens[i] is what was written into chain i
+ * (NULL: nothing was written into any, as on a transmit ring).  S2: payload before used entries
+ * before the index.  Returns true if the driver asked to be signalled (S3 inside).
+ */
+static ALWAYS_INLINE bool ring_dev_commit(const enum ring_layout l, struct ring *r,
+                                          const struct ring_burst *b, uint32_t n,
+                                          const uint32_t *lens)
+{
+    (void)l;
+    return split_dev_commit(r, b, n, lens);
+}
+
+/* More chains than idx? Reads the shared index once. For polling and start decisions. */
+static ALWAYS_INLINE bool ring_dev_more(const enum ring_layout l, struct ring *r)
+{
+    (void)l;
+    return split_dev_more(r);
+}
+
+/* Ask the driver to kick; true if chains are there already, then do not sleep (S4 inside). */
+static ALWAYS_INLINE bool ring_dev_arm(const enum ring_layout l, struct ring *r)
+{
+    (void)l;
+    return split_dev_arm(r);
+}
+
+/* Tell the driver that kicks are not needed. */
+static ALWAYS_INLINE void ring_dev_disarm(const enum ring_layout l, struct ring *r)
+{
+    (void)l;
+    split_dev_disarm(r);
+}
+
+#endif
