@@ -12,6 +12,8 @@
 
 #include <string.h>
 
+#include "ring/ring_order.h"
+
 /* desc[i] read once, as one 16-byte copy that the compiler cannot repeat. */
 static ALWAYS_INLINE struct vring_desc split_read_desc(const struct vring_desc GUEST *table,
                                                        uint32_t i)
@@ -50,7 +52,7 @@ static ALWAYS_INLINE uint32_t split_dev_peek(struct ring *r, struct ring_burst *
     b->n = 0;
     b->n_pool = 0;
     if (have < max) {
-        r->avail_seen = load_acquire(avail_idx); /* S1 */
+        r->avail_seen = ring_s1_load_avail_idx(avail_idx);
         have = (uint16_t)(r->avail_seen - r->idx);
         if (unlikely(have > r->num)) {
             r->avail_seen = r->idx;
@@ -95,7 +97,7 @@ static ALWAYS_INLINE bool split_should_signal(struct ring *r, uint16_t old)
 {
     bool need;
 
-    fence_full(); /* S3: used->idx before the look at what the driver wants */
+    ring_s3_fence(); /* used->idx before the look at what the driver wants */
     if (r->event_idx) {
         need = vring_need_event(read_once(split_used_event(r)), r->idx,
                                 r->signalled_valid ? r->signalled : old);
@@ -127,7 +129,7 @@ static ALWAYS_INLINE bool split_dev_commit(struct ring *r, const struct ring_bur
         write_once(&elem[(uint16_t)(old + i) & mask], (uint64_t)b->chain[i].id | len << 32);
     }
     r->idx = (uint16_t)(old + n);
-    store_release(GUEST_PTR(uint16_t, &r->used->idx), r->idx); /* S2 */
+    ring_s2_store_used_idx(GUEST_PTR(uint16_t, &r->used->idx), r->idx);
     return split_should_signal(r, old);
 }
 
@@ -148,7 +150,7 @@ static ALWAYS_INLINE bool split_dev_arm(struct ring *r)
         write_once(GUEST_PTR(uint16_t, &r->used->flags), 0);
     }
     r->armed = true;
-    fence_full(); /* S4: the request before the last look */
+    ring_s4_fence(); /* the request before the last look */
     return split_dev_more(r);
 }
 
