@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The virtqueue, seen from the driver side: buffers are added, published, and come back used.
+ * For front-ends (bench, virtio-user like ports) and for testing the device side against.
+ *
+ * A chain, named by its head descriptor, is in one of three states:
+ *
+ *         add                   reap (device used it)
+ *   free ------> posted ------------------------------> held ---> free     release
+ *                  ^                                      |
+ *                  +--------------------------------------+       repost: same buffers again
+ *
+ * Added and reposted chains are not seen by the device before ring_drv_publish().  repost() is why
+ * held exists: whoever always posts the same buffers never writes a descriptor twice, and with a
+ * device that completes in order not even an avail entry changes, so its cache lines stay shared.
+ *
+ * Distrust.  The device may write anything anywhere in the ring.  What the driver needs to know it
+ * keeps in private memory (struct ring_drv_slot); a used entry is read once and checked: the id is
+ * in range and posted, and no more bytes were written than there was room for.  A wrong one breaks
+ * the ring: nothing more is reaped until ring_drv_init().
+ *
+ * Orderings, the mirror of the device's (docs/memory-model.md):
+ *   descriptors, avail->ring[], then avail->idx           S1: store release
+ *   used->idx, then used->ring[], payload                 S2: load acquire
+ *   used_event / avail->flags, fence, then used->idx      S3: or a signal is lost
+ *   avail->idx, fence, then avail_event / used->flags     S4: or a kick is lost
+ *
+ * Layouts: as on the device side, callers pass the layout as a constant first argument.
+ *
+ * Threads: one user at a time.
+ */
+#ifndef RING_RING_DRV_H
+#define RING_RING_DRV_H
+
+#include <errno.h>
+
+#include "base/compiler.h"
+#include "ring/ring.h"
+#include "ring/vring.h"
+
+#define RING_DRV_NONE 0xffff
+
+enum ring_drv_state { RING_DRV_FREE, RING_DRV_INNER, RING_DRV_POSTED, RING_DRV_HELD };
+
+/* What the device did wrong. Sticky in ring_drv.broken. */
+#define RING_DRV_FAULTS(X)                                                                         \
+    X(NONE, "no fault")                                                                            \
+    X(USED_JUMP, "its used index moved beyond what was posted")                                    \
+    X(USED_ID, "a used entry names a chain that was not posted")                                   \
+    X(USED_LEN, "a used entry claims more bytes than the buffer has")
+enum ring_drv_fault {
+#define RING_DRV_FAULT_ENUM(sym, text) RING_DRV_FAULT_##sym,
+    RING_DRV_FAULTS(RING_DRV_FAULT_ENUM)
+#undef RING_DRV_FAULT_ENUM
+        RING_DRV_N_FAULTS
+};
+const char *ring_drv_fault_text(enum ring_drv_fault f);
+
+/* Private knowledge about one descriptor; complete for heads, `next` for all. */
+struct ring_drv_slot {
+    void *token;   /* the caller's, given back by reap */
+    uint32_t room; /* writable bytes of the chain */
+    uint16_t next; /* next descriptor of this chain, or RING_DRV_NONE */
+    uint8_t state; /* enum ring_drv_state */
+    uint8_t pad;
+};
+static_assert(sizeof(struct ring_drv_slot) == 16, "four per cache line");
+
+/* One chain that came back. */
+struct ring_drv_used {
+    void *token;
+    uint32_t len; /* bytes written by the device; 0 for a chain without writable buffers */
+    uint16_t id;
+};
+
+struct ring_drv {
+    struct vring_desc *desc;
+    struct vring_avail *avail;
+    struct vring_used *used;
+    struct ring_drv_slot *slot; /* [num] */
+    uint16_t *free;             /* [num] ring of free descriptors, oldest first */
+    uint32_t num;               /* power of two */
+    bool event_idx;
+    uint8_t broken; /* enum ring_drv_fault */
+
+    uint16_t avail_idx; /* next avail entry to write */
+    uint16_t published; /* avail->idx as the device sees it */
+    uint16_t used_idx;  /* next used entry to look at */
+    uint16_t used_seen; /* used->idx when last read */
+    uint16_t free_head, free_tail;
+    bool armed; /* the device was asked to signal */
+};
+
+struct ring_drv_setup {
+    void *mem;      /* ring_drv_bytes(num), zeroed by ring_drv_init; 16-byte aligned */
+    uint32_t num;   /* power of two, <= 32768 */
+    uint16_t base;  /* first index; 0 for a fresh ring */
+    bool event_idx; /* VIRTIO_F_EVENT_IDX negotiated */
+};
+
+/* Where the parts lie in one block of memory: each starts on a cache line of its own. */
+static inline uint64_t ring_drv_avail_at(uint32_t num)
+{
+    return (vring_desc_bytes(num) + 63) & ~63ull;
+}
+static inline uint64_t ring_drv_used_at(uint32_t num)
+{
+    return (ring_drv_avail_at(num) + vring_avail_bytes(num) + 63) & ~63ull;
+}
+static inline uint64_t ring_drv_bytes(uint32_t num)
+{
+    return (ring_drv_used_at(num) + vring_used_bytes(num) + 63) & ~63ull;
+}
+
+/* All descriptors free, no signals wanted. -ENOMEM or -EINVAL. */
+int ring_drv_init(struct ring_drv *r, const struct ring_drv_setup *s);
+/* Frees the private part; the ring memory is the caller's. */
+void ring_drv_fini(struct ring_drv *r);
+
+/* Descriptors that can still be added. */
+static ALWAYS_INLINE uint32_t ring_drv_n_free(const struct ring_drv *r)
+{
+    return (uint16_t)(r->free_tail - r->free_head);
+}
+/* Avail entries that the device has and did not use yet, as far as it was looked. */
+static ALWAYS_INLINE uint32_t ring_drv_n_posted(const struct ring_drv *r)
+{
+    return (uint16_t)(r->avail_idx - r->used_idx);
+}
+
+#include "ring/ring_drv_split.h"
+
+/*
+ * Add one chain: n_out segments that the device reads, then n_in that it writes (n_out + n_in >=
+ * 1). addr in a segment is guest-physical.  Returns the chain's id, or -ENOSPC.
+ */
+static ALWAYS_INLINE int ring_drv_add(const enum ring_layout l, struct ring_drv *r,
+                                      const struct ring_seg *seg, uint32_t n_out, uint32_t n_in,
+                                      void *token)
+{
+    (void)l;
+    return split_drv_add(r, seg, n_out, n_in, token);
+}
+
+/*
+ * The same through an indirect table (INDIRECT_DESC negotiated): table has n_out + n_in entries, is
+ * at table_addr for the device, and stays the chain's until it is released.
+ */
+static ALWAYS_INLINE int ring_drv_add_indirect(const enum ring_layout l, struct ring_drv *r,
+                                               struct vring_desc *table, uint64_t table_addr,
+                                               const struct ring_seg *seg, uint32_t n_out,
+                                               uint32_t n_in, void *token)
+{
+    (void)l;
+    return split_drv_add_indirect(r, table, table_addr, seg, n_out, n_in, token);
+}
+
+/* Post a held chain again, buffers unchanged. */
+static ALWAYS_INLINE void ring_drv_repost(const enum ring_layout l, struct ring_drv *r, uint16_t id)
+{
+    (void)l;
+    split_drv_repost(r, id);
+}
+
+/* Change the length of the only segment of a held chain (a transmit buffer with another frame). */
+static ALWAYS_INLINE void ring_drv_resize(const enum ring_layout l, struct ring_drv *r, uint16_t id,
+                                          uint32_t len)
+{
+    (void)l;
+    write_once(&r->desc[id].len, len);
+}
+
+/* A held chain becomes free. */
+static ALWAYS_INLINE void ring_drv_release(const enum ring_layout l, struct ring_drv *r,
+                                           uint16_t id)
+{
+    (void)l;
+    split_drv_release(r, id);
+}
+
+/* Show the device what was added since (S1). True if it asked to be kicked (S4 inside). */
+static ALWAYS_INLINE bool ring_drv_publish(const enum ring_layout l, struct ring_drv *r)
+{
+    (void)l;
+    return split_drv_publish(r);
+}
+
+/* Up to max used chains, oldest first; they are held afterwards. 0 also when the ring is broken. */
+static ALWAYS_INLINE uint32_t ring_drv_reap(const enum ring_layout l, struct ring_drv *r,
+                                            struct ring_drv_used *out, uint32_t max)
+{
+    (void)l;
+    return split_drv_reap(r, out, max);
+}
+
+/* Something to reap? Reads the shared index once. */
+static ALWAYS_INLINE bool ring_drv_more(const enum ring_layout l, const struct ring_drv *r)
+{
+    (void)l;
+    return split_drv_more(r);
+}
+
+/* Ask to be signalled at the next used entry; true if there is one already, then do not sleep. */
+static ALWAYS_INLINE bool ring_drv_arm(const enum ring_layout l, struct ring_drv *r)
+{
+    (void)l;
+    return split_drv_arm(r);
+}
+
+/* Signals are not needed. */
+static ALWAYS_INLINE void ring_drv_disarm(const enum ring_layout l, struct ring_drv *r)
+{
+    (void)l;
+    split_drv_disarm(r);
+}
+
+#endif

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Split layout (virtio 1.4, 2.7), driver side.  Included by ring/ring_drv.h only; contracts and the
+ * meaning of S1..S4 are there.
+ */
+#ifndef RING_RING_DRV_SPLIT_H
+#define RING_RING_DRV_SPLIT_H
+
+static ALWAYS_INLINE uint16_t *split_drv_used_event(const struct ring_drv *r)
+{
+    return &r->avail->ring[r->num];
+}
+
+static ALWAYS_INLINE const uint16_t *split_drv_avail_event(const struct ring_drv *r)
+{
+    return (const uint16_t *)&r->used->ring[r->num];
+}
+
+static ALWAYS_INLINE uint16_t split_drv_take_free(struct ring_drv *r)
+{
+    return r->free[r->free_head++ & (r->num - 1)];
+}
+
+/* The next avail entry is id. Written only where it changes: see "held" in ring_drv.h. */
+static ALWAYS_INLINE void split_drv_offer(struct ring_drv *r, uint16_t id)
+{
+    uint16_t *entry = &r->avail->ring[r->avail_idx++ & (r->num - 1)];
+
+    if (unlikely(read_once(entry) != id)) {
+        write_once(entry, id);
+    }
+    r->slot[id].state = RING_DRV_POSTED;
+}
+
+static ALWAYS_INLINE int split_drv_add(struct ring_drv *r, const struct ring_seg *seg,
+                                       uint32_t n_out, uint32_t n_in, void *token)
+{
+    const uint32_t n = n_out + n_in;
+    uint32_t room = 0;
+
+    if (unlikely(!n || n > ring_drv_n_free(r))) {
+        return -ENOSPC;
+    }
+    uint16_t head = split_drv_take_free(r), id = head;
+    for (uint32_t i = 0; i < n; i++) {
+        uint16_t flags = i < n_out ? 0 : VRING_DESC_F_WRITE;
+        uint16_t next = RING_DRV_NONE;
+
+        if (i + 1 < n) {
+            next = split_drv_take_free(r);
+            flags |= VRING_DESC_F_NEXT;
+            r->slot[next].state = RING_DRV_INNER;
+        }
+        room += i < n_out ? 0 : seg[i].len;
+        r->desc[id] = (struct vring_desc){
+            .addr = seg[i].addr, .len = seg[i].len, .flags = flags, .next = next};
+        r->slot[id].next = next;
+        id = next;
+    }
+    r->slot[head].token = token;
+    r->slot[head].room = room;
+    split_drv_offer(r, head);
+    return head;
+}
+
+static ALWAYS_INLINE int split_drv_add_indirect(struct ring_drv *r, struct vring_desc *table,
+                                                uint64_t table_addr, const struct ring_seg *seg,
+                                                uint32_t n_out, uint32_t n_in, void *token)
+{
+    const uint32_t n = n_out + n_in;
+    uint32_t room = 0;
+
+    if (unlikely(!n || n > RING_MAX_SEGS || !ring_drv_n_free(r))) {
+        return -ENOSPC;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint16_t flags = i < n_out ? 0 : VRING_DESC_F_WRITE;
+
+        flags |= i + 1 < n ? VRING_DESC_F_NEXT : 0;
+        room += i < n_out ? 0 : seg[i].len;
+        table[i] = (struct vring_desc){
+            .addr = seg[i].addr, .len = seg[i].len, .flags = flags, .next = (uint16_t)(i + 1)};
+    }
+    uint16_t head = split_drv_take_free(r);
+    r->desc[head] = (struct vring_desc){.addr = table_addr,
+                                        .len = n * (uint32_t)sizeof(struct vring_desc),
+                                        .flags = VRING_DESC_F_INDIRECT};
+    r->slot[head] = (struct ring_drv_slot){.token = token, .room = room, .next = RING_DRV_NONE};
+    split_drv_offer(r, head);
+    return head;
+}
+
+static ALWAYS_INLINE void split_drv_repost(struct ring_drv *r, uint16_t id)
+{
+    assert(r->slot[id].state == RING_DRV_HELD);
+    split_drv_offer(r, id);
+}
+
+static ALWAYS_INLINE void split_drv_release(struct ring_drv *r, uint16_t id)
+{
+    assert(r->slot[id].state == RING_DRV_HELD);
+    do {
+        uint16_t next = r->slot[id].next;
+
+        r->slot[id].state = RING_DRV_FREE;
+        r->free[r->free_tail++ & (r->num - 1)] = id;
+        id = next;
+    } while (id != RING_DRV_NONE);
+}
+
+static ALWAYS_INLINE bool split_drv_publish(struct ring_drv *r)
+{
+    uint16_t old = r->published;
+
+    if (old == r->avail_idx) {
+        return false;
+    }
+    r->published = r->avail_idx;
+    store_release(&r->avail->idx, r->avail_idx); /* S1 */
+    fence_full();                                /* S4: the index before the look at the request */
+    if (r->event_idx) {
+        return vring_need_event(read_once(split_drv_avail_event(r)), r->avail_idx, old);
+    }
+    return !(read_once(&r->used->flags) & VRING_USED_F_NO_NOTIFY);
+}
+
+static ALWAYS_INLINE uint32_t split_drv_reap(struct ring_drv *r, struct ring_drv_used *out,
+                                             uint32_t max)
+{
+    const uint32_t mask = r->num - 1;
+    uint16_t have = (uint16_t)(r->used_seen - r->used_idx);
+    uint32_t n, i;
+
+    if (have < max) {
+        r->used_seen = load_acquire(&r->used->idx); /* S2 */
+        have = (uint16_t)(r->used_seen - r->used_idx);
+        if (unlikely(have > (uint16_t)(r->published - r->used_idx))) {
+            r->broken = r->broken ? r->broken : RING_DRV_FAULT_USED_JUMP;
+        }
+    }
+    if (unlikely(r->broken)) {
+        return 0;
+    }
+    n = MIN((uint32_t)have, max);
+    for (i = 0; i < n; i++) {
+        const struct vring_used_elem *e = &r->used->ring[(uint16_t)(r->used_idx + i) & mask];
+        uint32_t id = read_once(&e->id), len = read_once(&e->len);
+        struct ring_drv_slot *s;
+
+        if (unlikely(id > mask || r->slot[id].state != RING_DRV_POSTED)) {
+            r->broken = RING_DRV_FAULT_USED_ID;
+            break;
+        }
+        s = &r->slot[id];
+        if (unlikely(len > s->room)) {
+            if (s->room) {
+                r->broken = RING_DRV_FAULT_USED_LEN;
+                break;
+            }
+            len = 0; /* nothing could be written; some devices tell the length that they read */
+        }
+        s->state = RING_DRV_HELD;
+        out[i].token = s->token;
+        out[i].len = len;
+        out[i].id = (uint16_t)id;
+    }
+    r->used_idx = (uint16_t)(r->used_idx + i);
+    return i;
+}
+
+static ALWAYS_INLINE bool split_drv_more(const struct ring_drv *r)
+{
+    return !r->broken && (r->used_seen != r->used_idx || read_once(&r->used->idx) != r->used_idx);
+}
+
+static ALWAYS_INLINE bool split_drv_arm(struct ring_drv *r)
+{
+    if (r->event_idx) {
+        write_once(split_drv_used_event(r), r->used_idx);
+    } else {
+        write_once(&r->avail->flags, 0);
+    }
+    r->armed = true;
+    fence_full(); /* S3: the request before the last look */
+    return split_drv_more(r);
+}
+
+/* With the event index the request is left behind: one signal per 65,536 entries is the price. */
+static ALWAYS_INLINE void split_drv_disarm(struct ring_drv *r)
+{
+    if (!r->event_idx) {
+        write_once(&r->avail->flags, VRING_AVAIL_F_NO_INTERRUPT);
+    }
+    r->armed = false;
+}
+
+#endif
