@@ -3,11 +3,15 @@
  * Building and freeing tables, and surviving a memory file that is truncated under us.
  *
  * SIGBUS.  The handler may run on any worker in the middle of a copy.  It looks the address up in a
- * fixed array of live mappings (slots are claimed and released by the control thread only, with the
- * base written last and cleared first), replaces the whole mapping by anonymous zero pages at the
- * same place, marks it, and returns: the interrupted load or store then runs on zeros.  The whole
- * mapping is replaced because a part of a hugetlbfs mapping cannot be.  The port is stopped by the
- * control thread soon after; until then it can only hurt itself.
+ * fixed array of mappings, replaces the whole mapping by anonymous zero pages at the same place,
+ * marks it, and returns: the interrupted load or store then runs on zeros.  The whole mapping is
+ * replaced because a part of a hugetlbfs mapping cannot be.  The port is stopped by the control
+ * thread soon after; until then it can only hurt itself.
+ *
+ * The slots of the array are never freed, only reused: while the handler walks past the mapping of
+ * another port, the control thread may be releasing exactly that one.  base is written last and
+ * cleared first, and the handler looks at it again after len, so a slot in change never matches.
+ * The one slot that must match cannot be in change, since the interrupted thread is using it.
  */
 #include "mem/gmem.h"
 
@@ -30,36 +34,38 @@
 #define MAX_LIVE_MAPS 16384 /* below vm.max_map_count (65530) with room for everything else */
 
 struct gmem_map {
-    uint8_t *base;
+    uint8_t *base; /* NULL: free, or being set up */
     size_t len;
-    unsigned refs; /* tables that name it; control thread */
+    unsigned refs; /* tables that name it; 0: the slot is free */
     bool faulted;  /* set in the signal handler */
-    uint32_t slot;
 };
 
 uint32_t gmem_faults_; /* SIGBUS faults survived so far, all tables */
-static struct gmem_map *live[MAX_LIVE_MAPS];
-static uint32_t live_top; /* slots below were used at least once */
-static pthread_mutex_t live_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct gmem_map slots[MAX_LIVE_MAPS];
+static uint32_t slots_top; /* slots below were used at least once */
+static pthread_mutex_t slots_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void on_sigbus(int sig, siginfo_t *info, void *uc)
 {
     int saved = errno;
     uintptr_t a = (uintptr_t)info->si_addr;
-    uint32_t top = load_acquire(&live_top);
+    /* Sent by a process, not raised by an access: si_addr means nothing. */
+    uint32_t top = info->si_code > 0 ? load_acquire(&slots_top) : 0;
 
     (void)uc;
     for (uint32_t i = 0; i < top; i++) {
-        struct gmem_map *m = load_acquire(&live[i]);
+        struct gmem_map *m = &slots[i];
+        uint8_t *base = load_acquire(&m->base);
+        size_t len = load_acquire(&m->len);
 
-        if (m && a - (uintptr_t)m->base < m->len) {
-            void *p = mmap(m->base, m->len, PROT_READ | PROT_WRITE,
+        if (base && a - (uintptr_t)base < len && read_once(&m->base) == base) {
+            void *p = mmap(base, len, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
             if (p == MAP_FAILED) {
                 break;
             }
             write_once(&m->faulted, true);
-            __atomic_fetch_add(&gmem_faults_, 1, __ATOMIC_RELAXED);
+            __atomic_fetch_add(&gmem_faults_, 1, __ATOMIC_RELEASE);
             errno = saved;
             return;
         }
@@ -79,36 +85,41 @@ int gmem_init(struct err *e)
     return 0;
 }
 
-static int live_add(struct gmem_map *m)
+/* Claim a slot for a mapping that is still to be made; NULL if all are taken. */
+static struct gmem_map *slot_claim(void)
 {
-    int r = -ENOSPC;
+    struct gmem_map *m = NULL;
 
-    pthread_mutex_lock(&live_lock);
-    for (uint32_t i = 0; i < MAX_LIVE_MAPS; i++) {
-        if (!live[i]) {
-            m->slot = i;
-            store_release(&live[i], m);
-            if (i >= live_top) {
-                store_release(&live_top, i + 1);
+    pthread_mutex_lock(&slots_lock);
+    for (uint32_t i = 0; i < MAX_LIVE_MAPS && !m; i++) {
+        if (!slots[i].refs) {
+            m = &slots[i];
+            m->refs = 1;
+            write_once(&m->faulted, false);
+            if (i >= slots_top) {
+                store_release(&slots_top, i + 1);
             }
-            r = 0;
-            break;
         }
     }
-    pthread_mutex_unlock(&live_lock);
-    return r;
+    pthread_mutex_unlock(&slots_lock);
+    return m;
 }
 
 static void map_put(struct gmem_map *m)
 {
-    if (!m || --m->refs) {
+    if (!m) {
         return;
     }
-    pthread_mutex_lock(&live_lock);
-    store_release(&live[m->slot], (struct gmem_map *)NULL);
-    pthread_mutex_unlock(&live_lock);
-    munmap(m->base, m->len);
-    free(m);
+    pthread_mutex_lock(&slots_lock);
+    if (!--m->refs) {
+        uint8_t *base = m->base;
+
+        store_release(&m->base, (uint8_t *)NULL);
+        if (base) {
+            munmap(base, m->len);
+        }
+    }
+    pthread_mutex_unlock(&slots_lock);
 }
 
 static int check_file(const struct gmem_region_desc *d, enum gmem_fs_policy fs, uint64_t end,
@@ -161,37 +172,32 @@ static int map_region(struct gmem_region *r, const struct gmem_region_desc *d,
     uint64_t from = d->fd_offset / page * page;
     uint64_t len = (end - from + page - 1) / page * page;
 
-    m = calloc(1, sizeof(*m));
+    m = slot_claim();
     if (!m) {
-        rc = err_set(e, -ENOMEM, "%s: out of memory", who);
-        goto out;
-    }
-    m->len = (size_t)len;
-    m->refs = 1;
-    m->base = mmap(NULL, m->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, d->fd,
-                   (off_t)from);
-    if (m->base == MAP_FAILED) {
-        rc = err_set(e, -errno, "%s: cannot map 0x%llx bytes of its memory: %s", who,
-                     (unsigned long long)len, strerror(errno));
-        goto out;
-    }
-    madvise(m->base, m->len, MADV_DONTDUMP);
-    if (live_add(m)) {
-        munmap(m->base, m->len);
         rc = err_set(e, -ENOSPC, "%s: more than %d memory mappings in all ports", who,
                      MAX_LIVE_MAPS);
         goto out;
     }
+    uint8_t *base = mmap(NULL, (size_t)len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                         d->fd, (off_t)from);
+    if (base == MAP_FAILED) {
+        rc = err_set(e, -errno, "%s: cannot map 0x%llx bytes of its memory: %s", who,
+                     (unsigned long long)len, strerror(errno));
+        goto out;
+    }
+    madvise(base, (size_t)len, MADV_DONTDUMP);
+    store_release(&m->len, (size_t)len);
+    store_release(&m->base, base);
     *r = (struct gmem_region){.gpa = d->gpa,
                               .size = d->size,
                               .uva = d->uva,
                               .fd_offset = d->fd_offset,
-                              .va = GUEST_PTR(uint8_t GUEST, m->base + (d->fd_offset - from)),
+                              .va = GUEST_PTR(uint8_t GUEST, base + (d->fd_offset - from)),
                               .map = m};
     close(d->fd);
     return 0;
 out:
-    free(m);
+    map_put(m);
     if (d->fd >= 0) {
         close(d->fd);
     }
@@ -278,7 +284,7 @@ static struct gmem *copy_table(const struct gmem *old, uint32_t room)
         for (uint32_t i = 0; i < n; i++) {
             m->region[i] = old->region[i];
             if (m->region[i].map) {
-                m->region[i].map->refs++;
+                m->region[i].map->refs++; /* not 0: no other thread claims or frees it */
             }
         }
         m->n = n;
