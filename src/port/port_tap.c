@@ -1,0 +1,732 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Kind "tap".  Theory of operation
+ *
+ *     host's IP stack                        this process
+ *     +-----------+   transmit queue   +-----------------------+
+ *     | tap0      | -----------------> | readv  -> rx (a loan) |
+ *     | (netns A) | <----------------- | writev <- tx          |
+ *     +-----------+   netif_receive    +-----------------------+
+ *
+ * The one copy.  A read moves a frame from the kernel into memory that this port owns: the first
+ * PKT_SNAP bytes go straight into the batch's snapshot, the rest into a private buffer, which is
+ * what is lent.  A write hands the virtio-net header, the snapshot and the sender's own spans to
+ * the kernel, which makes the copy into its socket buffer.  No byte of payload is touched here.
+ *
+ * Sender's memory that vanished.  The spans of a write may be guest memory whose file was
+ * truncated. The kernel then answers EFAULT instead of raising SIGBUS, so nothing would tell the
+ * port that owns the memory; touch_spans() reads it once from here, which does raise it (see
+ * mem/gmem.h), and the owner finds out at its next burst.
+ *
+ * Offloads.  The device has a virtio-net header of 12 bytes, but no offload is switched on: frames
+ * come complete and checksummed, at most MTU long, and the header we write is zero.
+ *
+ * Polling.  A read costs a system call also when there is nothing, so the queue is event-driven:
+ * the worker polls it only while q->ready, which rx clears when the kernel says EAGAIN.  The fd is
+ * watched edge-triggered; a frame that arrives after that EAGAIN is a new edge.
+ *
+ * Threads.  The kernel serialises writers of one TAP queue, so tx takes no lock: header and
+ * snapshot are the worker's own, the iovec array is its tx_scratch.
+ *
+ * Network namespaces.  A TAP device is created in the namespace of the thread that opens
+ * /dev/net/tun, and so is every socket.  tap_open() runs in a short-lived thread that joins the
+ * namespace and ends: this process itself never moves.
+ *
+ * Link state.  A netlink socket (control thread) tells when the device goes up or down, changes its
+ * MTU or disappears.  Down means that the port is not ready: nothing is flooded to it.
+ */
+#include "port/port_tap.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/if.h>
+#include <linux/if_tun.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+#define TUN_PATH       "/dev/net/tun"
+#define TAP_MTU_MIN    68
+#define TAP_MTU_MAX    65521 /* the kernel's limit for TAP: 65535 less the Ethernet header */
+#define TAP_BUF        65536 /* per frame, what does not fit in the snapshot; pages come on demand */
+#define TAP_IOV_MAX    1024  /* of one system call, as in the kernel */
+#define FRAME_OVERHEAD 22    /* Ethernet header and two VLAN tags: not part of the MTU */
+static_assert(TAP_BUF + PKT_SNAP >= PKT_MAX_LEN + VNET_HDR_LEN, "any frame fits");
+static_assert(sizeof(struct iovec) * TAP_IOV_MAX <= WCTX_SCRATCH, "the iovec array is in scratch");
+
+struct port_tap {
+    struct port port; /* first: a struct port * is a struct port_tap * */
+    struct rxq q;     /* q.fd is the TAP queue */
+    uint8_t *buf;     /* PKT_BURST buffers of TAP_BUF bytes */
+    bool attached;
+    bool created; /* by us: the device goes away when q.fd is closed */
+    bool up;
+    unsigned mtu;
+    unsigned ifindex;
+    int ctl_fd; /* a socket in the device's namespace, for SIOC... */
+    int nl_fd;  /* the same, for link events */
+    struct event *nl_ev;
+    char ifname[IFNAMSIZ];
+};
+
+static struct port_tap *tap_of(struct port *p)
+{
+    return container_of(p, struct port_tap, port);
+}
+
+/* ---- worker: receive ---------------------------------------------------------------------- */
+
+/* One frame into packet b->n. Its length without the header, or -errno. */
+static ssize_t read_frame(struct port_tap *t, struct batch *b)
+{
+    uint8_t *snap = batch_snap(b, b->n), *rest = t->buf + (size_t)b->n * TAP_BUF;
+    struct iovec iov[2] = {{snap, PKT_SNAP}, {rest, TAP_BUF}};
+    ssize_t n = readv(t->q.fd, iov, 2);
+
+    if (n < 0) {
+        return -errno;
+    }
+    if (n < VNET_HDR_LEN) {
+        return 0;
+    }
+    struct pkt *k = &b->pkt[b->n];
+    memset(k, 0, sizeof(*k));
+    k->data = snap + VNET_HDR_LEN;
+    k->len = (uint32_t)n - VNET_HDR_LEN;
+    k->snap_len = (uint16_t)MIN(k->len, PKT_SNAP - VNET_HDR_LEN);
+    if (k->len > k->snap_len) {
+        k->n_spans = 1;
+        k->span = (struct gspan){(const uint8_t GUEST *)rest, k->len - k->snap_len};
+    }
+    return (ssize_t)k->len;
+}
+
+/* The device must not ask for what was not switched on (another process may have meddled). */
+static bool header_plain(const struct pkt *k)
+{
+    struct vnet_hdr vh;
+
+    memcpy(&vh, k->data - VNET_HDR_LEN, sizeof(vh));
+    return !(vh.flags & VNET_F_NEEDS_CSUM) && vh.gso_type == VNET_GSO_NONE;
+}
+
+static uint32_t tap_rx(struct rxq *q, struct batch *b, struct wctx *w)
+{
+    struct port_tap *t = container_of(q, struct port_tap, q);
+    struct port_counters *c = &t->port.counters[w->id];
+    uint64_t bytes = 0;
+
+    b->n = b->n_spans = 0;
+    for (unsigned tries = 0; tries < PKT_BURST; tries++) {
+        ssize_t len = read_frame(t, b);
+
+        if (len == -EINTR) {
+            continue;
+        }
+        if (len < 0) {
+            /* EAGAIN: empty. Anything else: the device went away, and netlink tells control. */
+            q->ready = false;
+            break;
+        }
+        if (len < PKT_MIN_LEN) {
+            port_count_drop(&t->port, w, DROP_RUNT, 1);
+        } else if (!header_plain(&b->pkt[b->n])) {
+            port_count_drop(&t->port, w, DROP_OFFLOAD, 1);
+        } else {
+            bytes += (uint64_t)len;
+            b->n++;
+        }
+    }
+    b->n_loans = b->n;
+    write_once(&c->rx_frames, c->rx_frames + b->n);
+    write_once(&c->rx_bytes, c->rx_bytes + bytes);
+    return b->n;
+}
+
+static void tap_rx_done(struct rxq *q, struct batch *b, struct wctx *w)
+{
+    /* The loans are this port's own buffers: the next rx overwrites them. */
+}
+
+static bool tap_arm(struct rxq *q)
+{
+    return q->ready; /* the fd is watched edge-triggered: it is always armed */
+}
+
+static void tap_disarm(struct rxq *q)
+{
+}
+
+/* ---- worker: send ------------------------------------------------------------------------- */
+
+/* Read one byte of every page: a page that is gone raises SIGBUS, whose handler marks the memory.
+ */
+static NOINLINE void touch_spans(const struct pkt *k)
+{
+    const struct gspan *s = pkt_spans(k);
+
+    for (unsigned i = 0; i < k->n_spans; i++) {
+        const volatile uint8_t *p = GUEST_PTR(const volatile uint8_t, s[i].p);
+        for (uint32_t at = 0; at < s[i].len; at += 4096) {
+            (void)p[at];
+        }
+        (void)p[s[i].len - 1];
+    }
+}
+
+/* 0 or -errno. */
+static int write_frame(int fd, const struct pkt *k, struct iovec *iov)
+{
+    const struct gspan *s = pkt_spans(k);
+    int n = 1;
+
+    if (unlikely(k->n_spans >= TAP_IOV_MAX)) {
+        return -EMSGSIZE; /* nobody sends a frame in a thousand pieces for a good reason */
+    }
+    memset(k->data - VNET_HDR_LEN, 0, VNET_HDR_LEN);
+    iov[0] = (struct iovec){k->data - VNET_HDR_LEN, VNET_HDR_LEN + (size_t)k->snap_len};
+    for (unsigned i = 0; i < k->n_spans; i++) {
+        iov[n++] = (struct iovec){GUEST_PTR(void, s[i].p), s[i].len};
+    }
+    for (unsigned tries = 0; tries < 4; tries++) {
+        if (writev(fd, iov, n) >= 0) {
+            return 0;
+        }
+        if (errno != EINTR) {
+            break;
+        }
+    }
+    return -errno;
+}
+
+static enum drop drop_of(int rc)
+{
+    switch (rc) {
+    case -EAGAIN:
+    case -ENOBUFS:
+        return DROP_TX_FULL;
+    case -EIO:    /* the device is down */
+    case -EBADFD: /* the device is gone */
+        return DROP_NOT_READY;
+    default:
+        return DROP_TX_ERROR;
+    }
+}
+
+static void tap_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32_t n, struct wctx *w)
+{
+    struct port_tap *t = tap_of(p);
+    struct port_counters *c = &p->counters[w->id];
+    uint32_t max_len = read_once(&p->max_len);
+    uint64_t frames = 0, bytes = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        const struct pkt *k = &b->pkt[idx[i]];
+
+        if (unlikely(k->len > max_len)) {
+            port_count_drop(p, w, DROP_MTU, 1);
+            continue;
+        }
+        int rc = write_frame(t->q.fd, k, w->tx_scratch);
+        if (unlikely(rc)) {
+            if (rc == -EFAULT) {
+                touch_spans(k);
+            }
+            port_count_drop(p, w, drop_of(rc), 1);
+            continue;
+        }
+        frames++;
+        bytes += k->len;
+    }
+    write_once(&c->tx_frames, c->tx_frames + frames);
+    write_once(&c->tx_bytes, c->tx_bytes + bytes);
+}
+
+/* ---- control: link state ------------------------------------------------------------------ */
+
+static void tap_ifreq(const struct port_tap *t, struct ifreq *ifr)
+{
+    memset(ifr, 0, sizeof(*ifr));
+    memcpy(ifr->ifr_name, t->ifname, IFNAMSIZ);
+}
+
+static bool tap_exists(const struct port_tap *t)
+{
+    struct ifreq ifr = {0};
+
+    return ioctl(t->q.fd, TUNGETIFF, &ifr) == 0;
+}
+
+/* What the kernel says now: t->up, t->mtu, port.max_len. */
+static void tap_query(struct port_tap *t)
+{
+    struct ifreq ifr = {.ifr_ifindex = (int)t->ifindex};
+
+    if (ioctl(t->ctl_fd, SIOCGIFNAME, &ifr) == 0) {
+        memcpy(t->ifname, ifr.ifr_name, IFNAMSIZ); /* it may have been renamed */
+        tap_ifreq(t, &ifr);
+        t->up = ioctl(t->ctl_fd, SIOCGIFFLAGS, &ifr) == 0 && (ifr.ifr_flags & IFF_UP);
+        tap_ifreq(t, &ifr);
+        if (ioctl(t->ctl_fd, SIOCGIFMTU, &ifr) == 0) {
+            t->mtu = (unsigned)ifr.ifr_mtu;
+        }
+    } else {
+        /* Moved into a namespace that this socket does not see (ip link set dev X netns Y), where
+         * it works as before; or deleted. */
+        t->up = tap_exists(t);
+    }
+    write_once(&t->port.max_len, MIN(t->mtu + FRAME_OVERHEAD, (unsigned)PKT_MAX_LEN));
+}
+
+static void on_link_event(evutil_socket_t fd, short what, void *arg)
+{
+    struct port_tap *t = arg;
+    struct port *p = &t->port;
+    bool was_up = t->up;
+    char junk[8192];
+
+    /* Which message it is does not matter, and some may be lost (ENOBUFS): ask the kernel. Bounded:
+     * what is left makes the fd readable again. */
+    for (unsigned i = 0; i < 64 && recv(fd, junk, sizeof(junk), MSG_DONTWAIT) > 0; i++) {
+    }
+    tap_query(t);
+    if (t->up != was_up) {
+        if (t->up) {
+            log_info("port %s: tap device %s is up", p->name, t->ifname);
+        } else {
+            log_warn("port %s: tap device %s %s", p->name, t->ifname,
+                     tap_exists(t) ? "is down" : "was deleted; add the port again");
+        }
+        p->env->ready(p->env->ctx, p, t->up);
+    }
+}
+
+/* ---- control: open ------------------------------------------------------------------------ */
+
+/* What the helper thread is asked for and answers. */
+struct tap_open {
+    const char *port, *ifname, *netns;
+    int netns_fd; /* -1: stay */
+    int tun_fd, ctl_fd, nl_fd;
+    bool existed;
+    int rc;
+    struct err *e;
+};
+
+static int refuse_attach(struct tap_open *o, int code)
+{
+    const char *where = o->netns ? " in that network namespace" : "";
+
+    if (code == EPERM && o->existed) {
+        return err_set(
+            o->e, -code,
+            "port %s: tap device %s%s belongs to another user; run as its owner, or as "
+            "root: ip tuntap del dev %s mode tap && ip tuntap add dev %s mode tap user %u",
+            o->port, o->ifname, where, o->ifname, o->ifname, (unsigned)geteuid());
+    }
+    if (code == EPERM) {
+        return err_set(
+            o->e, -code,
+            "port %s: creating tap device %s%s needs CAP_NET_ADMIN; run as root, or have "
+            "root create it once: ip tuntap add dev %s mode tap user %u && ip link set "
+            "%s up",
+            o->port, o->ifname, where, o->ifname, (unsigned)geteuid(), o->ifname);
+    }
+    if (code == EBUSY) {
+        return err_set(o->e, -code,
+                       "port %s: tap device %s%s is in use by another process; stop it or choose "
+                       "another device with dev=",
+                       o->port, o->ifname, where);
+    }
+    if (code == EINVAL && o->existed) {
+        return err_set(
+            o->e, -code,
+            "port %s: network device %s%s exists and is not a tap device; choose another "
+            "one with dev=",
+            o->port, o->ifname, where);
+    }
+    return err_set(o->e, -code, "port %s: cannot open tap device %s%s: %s", o->port, o->ifname,
+                   where, strerror(code));
+}
+
+/* An existing device may be multi-queue; then a queue must be asked for with that flag. */
+static int attach_queue(struct tap_open *o)
+{
+    struct ifreq ifr = {0};
+    const short flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+
+    snprintf(ifr.ifr_name, IFNAMSIZ, "%s", o->ifname);
+    ifr.ifr_flags = flags;
+    if (ioctl(o->tun_fd, TUNSETIFF, &ifr) == 0) {
+        return 0;
+    }
+    int code = errno;
+    ifr.ifr_flags = flags | IFF_MULTI_QUEUE;
+    if (code == EINVAL && o->existed && ioctl(o->tun_fd, TUNSETIFF, &ifr) == 0) {
+        return 0;
+    }
+    return refuse_attach(o, code);
+}
+
+static int open_tun(struct tap_open *o)
+{
+    int hdr = VNET_HDR_LEN;
+
+    o->tun_fd = open(TUN_PATH, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    if (o->tun_fd < 0) {
+        int code = errno;
+        return err_set(
+            o->e, -code, "port %s: cannot open " TUN_PATH ": %s; %s", o->port, strerror(code),
+            code == EACCES || code == EPERM ? "give this user read and write access to it"
+                                            : "load it with: modprobe tun");
+    }
+    int rc = attach_queue(o);
+    if (rc) {
+        return rc;
+    }
+    if (ioctl(o->tun_fd, TUNSETVNETHDRSZ, &hdr) || ioctl(o->tun_fd, TUNSETOFFLOAD, 0ul)) {
+        int code = errno;
+        return err_set(o->e, -code,
+                       "port %s: tap device %s: cannot set up the virtio-net header: %s", o->port,
+                       o->ifname, strerror(code));
+    }
+    return 0;
+}
+
+static int open_sockets(struct tap_open *o)
+{
+    struct sockaddr_nl sa = {.nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK};
+
+    o->ctl_fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    o->nl_fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
+    if (o->ctl_fd < 0 || o->nl_fd < 0 || bind(o->nl_fd, (struct sockaddr *)&sa, sizeof(sa))) {
+        int code = errno;
+        return err_set(o->e, -code, "port %s: cannot open a network socket: %s", o->port,
+                       strerror(code));
+    }
+    return 0;
+}
+
+static int open_here(struct tap_open *o)
+{
+    struct ifreq ifr = {0};
+    int rc = open_sockets(o);
+
+    if (rc) {
+        return rc;
+    }
+    snprintf(ifr.ifr_name, IFNAMSIZ, "%s", o->ifname);
+    o->existed = ioctl(o->ctl_fd, SIOCGIFINDEX, &ifr) == 0;
+    return open_tun(o);
+}
+
+static void *open_thread(void *arg)
+{
+    struct tap_open *o = arg;
+
+    if (setns(o->netns_fd, CLONE_NEWNET)) {
+        int code = errno;
+        o->rc = err_set(o->e, -code, "port %s: cannot enter network namespace %s: %s", o->port,
+                        o->netns,
+                        code == EPERM    ? "this needs CAP_SYS_ADMIN; run as root"
+                        : code == EINVAL ? "it is not a network namespace"
+                                         : strerror(code));
+        return NULL;
+    }
+    o->rc = open_here(o);
+    return NULL;
+}
+
+/* The name that `ip netns` knows, a process id, or a path. */
+static int netns_open(const char *port, const char *netns, struct err *e)
+{
+    char path[PATH_MAX];
+    bool digits = *netns && strspn(netns, "0123456789") == strlen(netns);
+    const int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK; /* a FIFO must not hold us */
+
+    snprintf(path, sizeof(path), strchr(netns, '/') ? "%s" : "/run/netns/%s", netns);
+    int fd = open(path, flags);
+    if (fd < 0 && errno == ENOENT && digits) {
+        snprintf(path, sizeof(path), "/proc/%s/ns/net", netns);
+        fd = open(path, flags);
+    }
+    if (fd < 0) {
+        int code = errno;
+        return err_set(e, -code,
+                       "port %s: netns=%s: cannot open %s: %s; give a name that `ip netns` "
+                       "lists, a process id or a path",
+                       port, netns, path, strerror(code));
+    }
+    return fd;
+}
+
+/* Run open_here(), inside the namespace if there is one. Signals stay with the other threads. */
+static int tap_open(struct tap_open *o)
+{
+    sigset_t all, old;
+    pthread_t th;
+
+    if (!o->netns) {
+        return open_here(o);
+    }
+    o->netns_fd = netns_open(o->port, o->netns, o->e);
+    if (o->netns_fd < 0) {
+        return o->netns_fd;
+    }
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int rc = pthread_create(&th, NULL, open_thread, o);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (rc) {
+        rc = err_set(o->e, -rc, "port %s: cannot start a thread: %s", o->port, strerror(rc));
+    } else {
+        pthread_join(th, NULL);
+        rc = o->rc;
+    }
+    close(o->netns_fd);
+    return rc;
+}
+
+/* ---- control: options --------------------------------------------------------------------- */
+
+static int check_ifname(const struct port_conf *c, const char *ifname, struct err *e)
+{
+    if (!*ifname || strlen(ifname) >= IFNAMSIZ) {
+        return err_set(e, -EINVAL,
+                       "port %s: %s is not a device name of 1 to %d characters; choose one with "
+                       "dev=NAME",
+                       c->name, *ifname ? ifname : "an empty string", IFNAMSIZ - 1);
+    }
+    if (strpbrk(ifname, "/:% \t\n\v\f\r") || !strcmp(ifname, ".") || !strcmp(ifname, "..")) {
+        return err_set(e, -EINVAL, "port %s: dev=%s: a device name has no '/', ':', '%%' or space",
+                       c->name, ifname);
+    }
+    return 0;
+}
+
+static int parse_mtu(const char *port, const char *s, unsigned *mtu, struct err *e)
+{
+    char *end;
+
+    errno = 0;
+    unsigned long v = strtoul(s, &end, 10);
+    if (errno || *s < '0' || *s > '9' || *end || v < TAP_MTU_MIN || v > TAP_MTU_MAX) {
+        return err_set(e, -EINVAL, "port %s: mtu=%s is not a number from %d to %d", port, s,
+                       TAP_MTU_MIN, TAP_MTU_MAX);
+    }
+    *mtu = (unsigned)v;
+    return 0;
+}
+
+static int set_mtu(struct port_tap *t, unsigned mtu, struct err *e)
+{
+    struct ifreq ifr;
+
+    if (mtu == t->mtu) {
+        return 0; /* an ordinary user may say what is so already */
+    }
+    tap_ifreq(t, &ifr);
+    ifr.ifr_mtu = (int)mtu;
+    if (ioctl(t->ctl_fd, SIOCSIFMTU, &ifr)) {
+        int code = errno;
+        if (code == EPERM) {
+            return err_set(e, -code,
+                           "port %s: changing the MTU of tap device %s needs CAP_NET_ADMIN; as "
+                           "root: ip link set %s mtu %u",
+                           t->port.name, t->ifname, t->ifname, mtu);
+        }
+        return err_set(e, -code, "port %s: cannot set the MTU of tap device %s to %u: %s",
+                       t->port.name, t->ifname, mtu, strerror(code));
+    }
+    tap_query(t);
+    return 0;
+}
+
+static int set_up(struct port_tap *t, struct err *e)
+{
+    struct ifreq ifr;
+
+    tap_ifreq(t, &ifr);
+    if (ioctl(t->ctl_fd, SIOCGIFFLAGS, &ifr) == 0) {
+        ifr.ifr_flags |= IFF_UP;
+        if (ioctl(t->ctl_fd, SIOCSIFFLAGS, &ifr) == 0) {
+            tap_query(t);
+            return 0;
+        }
+    }
+    int code = errno;
+    return err_set(e, -code, "port %s: cannot bring tap device %s up: %s", t->port.name, t->ifname,
+                   strerror(code));
+}
+
+static int tap_set(struct port *p, const char *key, const char *value, struct err *e)
+{
+    unsigned mtu = 0;
+    int rc = 0;
+
+    if (!strcmp(key, "mtu")) {
+        rc = parse_mtu(p->name, value, &mtu, e);
+        rc = rc ? rc : set_mtu(tap_of(p), mtu, e);
+    }
+    return rc;
+}
+
+/* ---- control: life ------------------------------------------------------------------------ */
+
+static void tap_destroy(struct port *p)
+{
+    struct port_tap *t = tap_of(p);
+
+    if (t->attached) {
+        p->env->detach(p->env->ctx, &t->q);
+    }
+    if (t->nl_ev) {
+        event_free(t->nl_ev);
+    }
+    int *const fds[] = {&t->q.fd, &t->ctl_fd, &t->nl_fd};
+    for (unsigned i = 0; i < ARRAY_SIZE(fds); i++) {
+        if (*fds[i] >= 0) {
+            close(*fds[i]);
+        }
+    }
+    if (t->buf) {
+        munmap(t->buf, (size_t)PKT_BURST * TAP_BUF);
+    }
+    port_fini(p);
+    free(t);
+}
+
+/* The device, its sockets and its state into t. */
+static int tap_bind(struct port_tap *t, const struct port_conf *c, struct err *e)
+{
+    const char *dev = port_conf_get(c, "dev"), *mtu = port_conf_get(c, "mtu");
+    struct tap_open o = {.port = c->name,
+                         .netns = port_conf_get(c, "netns"),
+                         .e = e,
+                         .netns_fd = -1,
+                         .tun_fd = -1,
+                         .ctl_fd = -1,
+                         .nl_fd = -1};
+    struct ifreq ifr;
+    unsigned want = 0;
+
+    o.ifname = dev ? dev : c->name;
+    int rc = check_ifname(c, o.ifname, e);
+    rc = rc ? rc : mtu ? parse_mtu(c->name, mtu, &want, e) : 0;
+    rc = rc ? rc : tap_open(&o);
+    t->q.fd = o.tun_fd; /* also on failure: destroy closes what is open */
+    t->ctl_fd = o.ctl_fd;
+    t->nl_fd = o.nl_fd;
+    if (rc) {
+        return rc;
+    }
+    t->created = !o.existed;
+    snprintf(t->ifname, IFNAMSIZ, "%s", o.ifname);
+    tap_ifreq(t, &ifr);
+    if (ioctl(t->ctl_fd, SIOCGIFINDEX, &ifr)) {
+        int code = errno;
+        return err_set(e, -code, "port %s: tap device %s: %s", c->name, t->ifname, strerror(code));
+    }
+    t->ifindex = (unsigned)ifr.ifr_ifindex;
+    tap_query(t);
+    rc = want ? set_mtu(t, want, e) : 0;
+    rc = !rc && t->created ? set_up(t, e) : rc;
+    return rc;
+}
+
+static int tap_start(struct port_tap *t, struct err *e)
+{
+    struct port *p = &t->port;
+
+    t->buf = mmap(NULL, (size_t)PKT_BURST * TAP_BUF, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (t->buf == MAP_FAILED) {
+        t->buf = NULL;
+        return err_set(e, -ENOMEM, "port %s: out of memory", p->name);
+    }
+    t->nl_ev = event_new(p->env->evbase, t->nl_fd, EV_READ | EV_PERSIST, on_link_event, t);
+    if (!t->nl_ev || event_add(t->nl_ev, NULL)) {
+        return err_set(e, -ENOMEM, "port %s: out of memory", p->name);
+    }
+    t->q = (struct rxq){.port = p, .fd = t->q.fd, .event_driven = true, .ready = true};
+    int rc = p->env->attach(p->env->ctx, &t->q, e);
+    t->attached = !rc;
+    return rc;
+}
+
+static int tap_create(struct port **out, const struct port_conf *c, const struct port_env *env,
+                      struct err *e)
+{
+    struct port_tap *t = calloc(1, sizeof(*t));
+
+    if (!t) {
+        return err_set(e, -ENOMEM, "port %s: out of memory", c->name);
+    }
+    t->q.fd = t->ctl_fd = t->nl_fd = -1;
+    int rc = port_init(&t->port, &port_tap_ops, c, env, e);
+    if (rc) {
+        free(t);
+        return rc;
+    }
+    rc = tap_bind(t, c, e);
+    rc = rc ? rc : tap_start(t, e);
+    if (rc) {
+        tap_destroy(&t->port);
+        return rc;
+    }
+    if (!t->up) {
+        log_warn("port %s: tap device %s is down; bring it up: ip link set %s up", c->name,
+                 t->ifname, t->ifname);
+    }
+    env->ready(env->ctx, &t->port, t->up);
+    *out = &t->port;
+    return 0;
+}
+
+static void tap_show(const struct port *p, json_t *o)
+{
+    const struct port_tap *t = tap_of((struct port *)p);
+    const char *netns = port_conf_get(&p->conf, "netns");
+
+    json_object_set_new(o, "device", json_string(t->ifname));
+    json_object_set_new(o, "netns", netns ? json_string(netns) : json_null());
+    json_object_set_new(o, "mtu", json_integer(t->mtu));
+    json_object_set_new(o, "link", json_string(t->up ? "up" : "down"));
+    json_object_set_new(o, "persistent", json_boolean(!t->created));
+}
+
+static const struct port_option_def tap_options[] = {
+    {"dev", "name of the network device (default: the port's name)", false},
+    {"netns", "network namespace to create or find it in: name, path or process id", false},
+    {"mtu", "largest payload in bytes, 68-65521 (default: the device's own, 1500 if new)", true},
+    {NULL, NULL, false},
+};
+
+const struct port_ops port_tap_ops = {
+    .kind = "tap",
+    .help = "a TAP device of the host, created or existing: the host is a station on the bridge",
+    .options = tap_options,
+    .create = tap_create,
+    .destroy = tap_destroy,
+    .rx = tap_rx,
+    .rx_done = tap_rx_done,
+    .tx = tap_tx,
+    .arm = tap_arm,
+    .disarm = tap_disarm,
+    .set = tap_set,
+    .show = tap_show,
+};
