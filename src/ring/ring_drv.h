@@ -20,10 +20,10 @@
  * the ring: nothing more is reaped until ring_drv_init().
  *
  * Orderings, the mirror of the device's (docs/memory-model.md):
- *   descriptors, avail->ring[], then avail->idx           S1: store release
- *   used->idx, then used->ring[], payload                 S2: load acquire
- *   used_event / avail->flags, fence, then used->idx      S3: or a signal is lost
- *   avail->idx, fence, then avail_event / used->flags     S4: or a kick is lost
+ *   descriptors, avail->ring[], then avail->idx           D1: store release
+ *   used->idx, then used->ring[], payload                 D2: load acquire
+ *   used_event / avail->flags, fence, then used->idx      D4: or a signal is lost
+ *   avail->idx, fence, then avail_event / used->flags     D3: or a kick is lost
  *
  * Layouts: as on the device side, callers pass the layout as a constant first argument.
  *
@@ -178,7 +178,7 @@ static ALWAYS_INLINE void ring_drv_release(const enum ring_layout l, struct ring
     split_drv_release(r, id);
 }
 
-/* Show the device what was added since (S1). True if it asked to be kicked (S4 inside). */
+/* Show the device what was added since (D1). True if it asked to be kicked (D3 inside). */
 static ALWAYS_INLINE bool ring_drv_publish(const enum ring_layout l, struct ring_drv *r)
 {
     (void)l;

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Split layout (virtio 1.4, 2.7), driver side.  Included by ring/ring_drv.h only; contracts and the
- * meaning of S1..S4 are there.
+ * meaning of D1..D4 are there.
  */
 #ifndef RING_RING_DRV_SPLIT_H
 #define RING_RING_DRV_SPLIT_H
+
+#include "ring/ring_order.h"
 
 static ALWAYS_INLINE uint16_t *split_drv_used_event(const struct ring_drv *r)
 {
@@ -116,8 +118,8 @@ static ALWAYS_INLINE bool split_drv_publish(struct ring_drv *r)
         return false;
     }
     r->published = r->avail_idx;
-    store_release(&r->avail->idx, r->avail_idx); /* S1 */
-    fence_full();                                /* S4: the index before the look at the request */
+    ring_d1_store_avail_idx(&r->avail->idx, r->avail_idx);
+    ring_d3_fence(); /* the index before the look at the request */
     if (r->event_idx) {
         return vring_need_event(read_once(split_drv_avail_event(r)), r->avail_idx, old);
     }
@@ -132,7 +134,7 @@ static ALWAYS_INLINE uint32_t split_drv_reap(struct ring_drv *r, struct ring_drv
     uint32_t n, i;
 
     if (have < max) {
-        r->used_seen = load_acquire(&r->used->idx); /* S2 */
+        r->used_seen = ring_d2_load_used_idx(&r->used->idx);
         have = (uint16_t)(r->used_seen - r->used_idx);
         if (unlikely(have > (uint16_t)(r->published - r->used_idx))) {
             r->broken = r->broken ? r->broken : RING_DRV_FAULT_USED_JUMP;
@@ -181,7 +183,7 @@ static ALWAYS_INLINE bool split_drv_arm(struct ring_drv *r)
         write_once(&r->avail->flags, 0);
     }
     r->armed = true;
-    fence_full(); /* S3: the request before the last look */
+    ring_d4_fence(); /* the request before the last look */
     return split_drv_more(r);
 }
 
