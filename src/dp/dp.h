@@ -55,6 +55,8 @@ unsigned dp_bridge_list(const struct dp *dp, struct bridge_conf *out, unsigned m
  *   bridge=NAME (default br0, created when missing), isolated=yes|no, mac-limit=N
  */
 int dp_port_add(struct dp *dp, const struct port_conf *c, struct err *e);
+/* The bridge's keys of every port, ends with a NULL key; for --help and the configuration file. */
+const struct port_option_def *dp_port_options(void);
 int dp_port_del(struct dp *dp, const char *name, struct err *e);
 /* Change one key of a live port (also the bridge's keys, but not `bridge`). */
 int dp_port_set(struct dp *dp, const char *name, const char *key, const char *value, struct err *e);

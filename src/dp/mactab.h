@@ -44,11 +44,14 @@ void mactab_set_limit(struct mactab *t, uint16_t port, uint32_t limit);
 uint32_t mactab_limit(const struct mactab *t, uint16_t port);
 /* Control thread, once a second: the stamp that learn() writes. */
 void mactab_set_now(struct mactab *t, uint16_t seconds);
-/* Control thread: forget learnt entries not seen for max_age seconds; at most max_buckets per call,
- * going round. Returns how many were forgotten. */
-uint32_t mactab_age(struct mactab *t, uint16_t max_age, uint32_t max_buckets);
+/* Control thread: forget learnt entries not seen for more than max_age(arg, fid) seconds; looks at
+ * max_buckets buckets at most per call, going round. Returns how many were forgotten. */
+uint32_t mactab_age(struct mactab *t, uint16_t (*max_age)(void *arg, uint16_t fid), void *arg,
+                    uint32_t max_buckets);
 /* Forget entries of a port (PORT_NONE: all) and a fid (-1: all); static ones only if asked. */
 uint32_t mactab_flush(struct mactab *t, uint16_t port, int fid, bool statics);
+/* Control thread: learn as if a frame had come (RARP). */
+void mactab_seen(struct mactab *t, uint64_t key, uint16_t port);
 /* Static entry. 0, -EEXIST (on another port), -ENOSPC. */
 int mactab_add_static(struct mactab *t, uint64_t key, uint16_t port);
 /* 0 or -ENOENT; removes learnt ones too. */

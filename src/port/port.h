@@ -115,6 +115,8 @@ struct port_env {
     void (*ready)(void *ctx, struct port *p, bool ready);
     /* The station with this address is behind port p from now on. */
     void (*learn)(void *ctx, struct port *p, const uint8_t mac[6]);
+    /* Signal a peer's eventfd without blocking on it (workers use wctx_signal). */
+    void (*signal)(void *ctx, int fd);
     /* ANY THREAD: have ops->event run on the control thread soon. */
     void (*post)(void *ctx, struct port *p);
 };
@@ -131,10 +133,10 @@ struct port_ops {
     /* Detach all queues, close all, free. Called when the bridge no longer knows the port. */
     void (*destroy)(struct port *p);
 
-    /* Lend up to PKT_BURST frames of q; b is empty. Returns b->n. Frames refused here are counted
-     * and given back by rx_done together with the others. */
+    /* Lend up to PKT_BURST frames of q; b is empty. Returns b->n. Sets b->n_loans, the number of
+     * frames taken from the port: b->n and those refused here, which are counted already. */
     uint32_t (*rx)(struct rxq *q, struct batch *b, struct wctx *w);
-    /* Every loan of the last rx ends. Called after each rx, also when it returned 0. */
+    /* Every loan of the last rx ends. Called once after each rx that set b->n_loans. */
     void (*rx_done)(struct rxq *q, struct batch *b, struct wctx *w);
     /* Copy the packets b->pkt[idx[0 .. n)] out. Any worker, several at once: the provider locks per
      * call if it must. Counts tx_frames, tx_bytes and drops itself. */

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The learning bridge: where does each frame of a batch go?
+ *
+ * What workers see of ports and bridges is one immutable object, struct view, rebuilt by the control
+ * thread at every change and swapped behind a pointer; the old one is freed after a barrier.
+ *
+ * Threads: bridge_forward() on any worker between two quiescent states.
+ */
+#ifndef DP_BRIDGE_H
+#define DP_BRIDGE_H
+
+#include "base/compiler.h"
+#include "dp/dp.h"
+#include "dp/mactab.h"
+#include "port/port.h"
+
+/* Verdicts in pkt.egress: a port id below PORT_MAX, or one of these. */
+enum { EGRESS_FLOOD = 0xfffe, EGRESS_DROP = 0xffff };
+
+struct view_bridge;
+
+/* A port as the bridge sees it. */
+struct view_port {
+    struct port *port; /* NULL: no such port */
+    const struct view_bridge *bridge;
+    bool isolated;     /* exchanges frames with ports that are not isolated only */
+};
+
+struct view_bridge {
+    uint16_t fid; /* 16 bits of every MAC key; never 0 */
+    bool forward_reserved;
+    uint16_t n;       /* members */
+    uint16_t *member; /* port ids */
+};
+
+struct view {
+    struct view_bridge bridge[BRIDGE_MAX];
+    struct view_port port[PORT_MAX];
+};
+
+/* Decide on all frames of b, which came from port id `from`, and send them. */
+void bridge_forward(const struct view *v, struct mactab *macs, uint16_t from, struct batch *b,
+                    struct wctx *w);
+
+#endif

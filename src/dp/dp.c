@@ -1,0 +1,788 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The switch as the control thread knows it: which ports and bridges there are, by name and number.
+ *
+ * Everything here is plain data of one thread.  What workers may see is built from it as a struct
+ * view after every change (rebuild) and swapped; see dp/bridge.h.
+ *
+ * A port is taken away in this order, so that nobody ever meets a dead one: out of the view, barrier,
+ * its addresses forgotten, its queues detached (barrier), destroyed, and only then its number reused.
+ */
+#include "dp/dp.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/evsignal.h"
+#include "base/log.h"
+#include "base/nearest.h"
+#include "dp/bridge.h"
+#include "dp/worker.h"
+
+#define AGE_ROUND_S 8 /* the whole table is looked at once in so many seconds */
+#define AGE_DEFAULT 300
+#define POLL_US_DEFAULT 50
+
+struct dp_bridge {
+    struct bridge_conf conf;
+    uint16_t fid; /* 0: free slot */
+    unsigned n_ports;
+};
+
+struct dp_port {
+    struct port *port; /* NULL: free slot */
+    struct dp_bridge *bridge;
+    bool isolated;
+    uint64_t order; /* of adding */
+};
+
+struct dp {
+    struct port_env env;
+    char *rundir;
+    struct view *view; /* RCU: what the workers see */
+    struct mactab *macs;
+    struct dp_port port[PORT_MAX];
+    struct dp_bridge bridge[BRIDGE_MAX];
+    struct worker *worker[WORKER_MAX];
+    unsigned n_workers;
+    bool no_threads;
+    uint64_t n_added;
+    uint64_t start_ns;
+    struct evsignal *signal;
+    int postfd; /* workers wake the control thread with it */
+    struct event *post_event, *tick_event;
+    uint64_t posted[PORT_MAX / 64]; /* ports whose event callback is due */
+};
+
+/* ---- the view ---------------------------------------------------------------------------------- */
+
+static void view_free(struct view *v)
+{
+    for (unsigned i = 0; v && i < BRIDGE_MAX; i++) {
+        free(v->bridge[i].member);
+    }
+    free(v);
+}
+
+static struct view *view_build(const struct dp *dp)
+{
+    struct view *v = calloc(1, sizeof(*v));
+
+    for (unsigned i = 0; v && i < BRIDGE_MAX; i++) {
+        const struct dp_bridge *b = &dp->bridge[i];
+
+        if (!b->fid) {
+            continue;
+        }
+        v->bridge[i] = (struct view_bridge){.fid = b->fid,
+                                            .forward_reserved = b->conf.forward_reserved,
+                                            .member = calloc(b->n_ports + 1, sizeof(uint16_t))};
+        if (!v->bridge[i].member) {
+            view_free(v);
+            return NULL;
+        }
+    }
+    for (unsigned id = 0; v && id < PORT_MAX; id++) {
+        const struct dp_port *p = &dp->port[id];
+
+        if (p->port) {
+            struct view_bridge *b = &v->bridge[p->bridge - dp->bridge];
+
+            b->member[b->n++] = (uint16_t)id;
+            v->port[id] = (struct view_port){p->port, b, p->isolated};
+        }
+    }
+    return v;
+}
+
+/* Have the workers see the present state; when this returns they have forgotten the old one. */
+static int rebuild(struct dp *dp, struct err *e)
+{
+    struct view *fresh = view_build(dp), *old = dp->view;
+
+    if (!fresh) {
+        return err_set(e, -ENOMEM, "out of memory");
+    }
+    store_release(&dp->view, fresh);
+    if (!dp->no_threads) {
+        worker_barrier();
+    }
+    view_free(old);
+    return 0;
+}
+
+/* ---- what ports may ask (struct port_env) ------------------------------------------------------- */
+
+static int env_attach(void *ctx, struct rxq *q, struct err *e)
+{
+    struct dp *dp = ctx;
+    struct worker *best = dp->worker[0];
+
+    for (unsigned i = 1; i < dp->n_workers; i++) {
+        if (worker_n_queues(dp->worker[i]) < worker_n_queues(best)) {
+            best = dp->worker[i];
+        }
+    }
+    return worker_attach(best, q, e);
+}
+
+static void env_detach(void *ctx, struct rxq *q)
+{
+    (void)ctx;
+    if (q->worker) {
+        worker_detach(q->worker, q);
+    }
+}
+
+static void env_barrier(void *ctx)
+{
+    struct dp *dp = ctx;
+
+    if (!dp->no_threads) {
+        worker_barrier();
+    }
+}
+
+static void env_ready(void *ctx, struct port *p, bool ready)
+{
+    (void)ctx;
+    write_once(&p->ready, ready);
+}
+
+static void env_learn(void *ctx, struct port *p, const uint8_t mac[6])
+{
+    struct dp *dp = ctx;
+
+    if (p->id != PORT_NONE) {
+        uint64_t key = mac_key(mac, dp->port[p->id].bridge->fid);
+
+        mactab_seen(dp->macs, key, p->id);
+    }
+}
+
+static void env_signal(void *ctx, int fd)
+{
+    struct dp *dp = ctx;
+
+    evsignal_send(dp->signal, &fd, 1);
+}
+
+static void env_post(void *ctx, struct port *p) /* any thread */
+{
+    struct dp *dp = ctx;
+    uint64_t bit = 1ull << (p->id % 64), one = 1;
+
+    if (p->id == PORT_NONE ||
+        __atomic_fetch_or(&dp->posted[p->id / 64], bit, __ATOMIC_RELEASE) & bit) {
+        return; /* asked already */
+    }
+    ssize_t r = write(dp->postfd, &one, sizeof(one)); /* our own, non-blocking */
+    (void)r;
+}
+
+static void on_post(evutil_socket_t fd, short what, void *arg)
+{
+    struct dp *dp = arg;
+    uint64_t n;
+    ssize_t r = read(fd, &n, sizeof(n));
+
+    (void)r;
+    (void)what;
+    for (unsigned k = 0; k < ARRAY_SIZE(dp->posted); k++) {
+        uint64_t bits = __atomic_exchange_n(&dp->posted[k], 0, __ATOMIC_ACQUIRE);
+
+        for (; bits; bits &= bits - 1) {
+            struct port *p = dp->port[k * 64 + (unsigned)__builtin_ctzll(bits)].port;
+
+            if (p && p->ops->event) {
+                p->ops->event(p);
+            }
+        }
+    }
+}
+
+const struct port_env *dp_env(const struct dp *dp)
+{
+    return &dp->env;
+}
+
+struct mactab *dp_mactab(const struct dp *dp)
+{
+    return dp->macs;
+}
+
+/* ---- time -------------------------------------------------------------------------------------- */
+
+static uint16_t bridge_age(void *arg, uint16_t fid)
+{
+    const struct dp *dp = arg;
+
+    return fid <= BRIDGE_MAX ? (uint16_t)dp->bridge[fid - 1].conf.age : 0;
+}
+
+void dp_tick(struct dp *dp)
+{
+    mactab_set_now(dp->macs, (uint16_t)((clock_ns() - dp->start_ns) / 1000000000u % 65535));
+    mactab_age(dp->macs, bridge_age, dp, mactab_size(dp->macs) / AGE_ROUND_S + 1);
+}
+
+static void on_tick(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    dp_tick(arg);
+}
+
+/* ---- bridges ----------------------------------------------------------------------------------- */
+
+static struct dp_bridge *bridge_find(const struct dp *dp, const char *name)
+{
+    for (unsigned i = 0; i < BRIDGE_MAX; i++) {
+        if (dp->bridge[i].fid && !strcmp(dp->bridge[i].conf.name, name)) {
+            return (struct dp_bridge *)(uintptr_t)&dp->bridge[i];
+        }
+    }
+    return NULL;
+}
+
+int dp_bridge_set(struct dp *dp, const struct bridge_conf *c, struct err *e)
+{
+    struct dp_bridge *b = bridge_find(dp, c->name);
+
+    if (!c->name[0]) {
+        return err_set(e, -EINVAL, "a bridge needs a name");
+    }
+    if (c->age > 65000) {
+        return err_set(e, -EINVAL, "bridge %s: age %u is more than 65000 seconds", c->name, c->age);
+    }
+    for (unsigned i = 0; !b && i < BRIDGE_MAX; i++) {
+        if (!dp->bridge[i].fid) {
+            b = &dp->bridge[i];
+            b->fid = (uint16_t)(i + 1);
+            b->n_ports = 0;
+        }
+    }
+    if (!b) {
+        return err_set(e, -ENOSPC, "no room for bridge %s: there are %d already", c->name,
+                       BRIDGE_MAX);
+    }
+    b->conf = *c;
+    return rebuild(dp, e);
+}
+
+int dp_bridge_del(struct dp *dp, const char *name, struct err *e)
+{
+    struct dp_bridge *b = bridge_find(dp, name);
+
+    if (!b) {
+        return err_set(e, -ENOENT, "there is no bridge '%.63s'", name);
+    }
+    if (b->n_ports) {
+        return err_set(e, -EBUSY, "bridge %s still has %u ports; delete them first", name,
+                       b->n_ports);
+    }
+    b->fid = 0;
+    return rebuild(dp, e);
+}
+
+unsigned dp_bridge_list(const struct dp *dp, struct bridge_conf *out, unsigned max)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < BRIDGE_MAX; i++) {
+        if (dp->bridge[i].fid && n < max) {
+            out[n++] = dp->bridge[i].conf;
+        }
+    }
+    return n;
+}
+
+const char *dp_fid_bridge(const struct dp *dp, uint16_t fid)
+{
+    return fid && fid <= BRIDGE_MAX && dp->bridge[fid - 1].fid ? dp->bridge[fid - 1].conf.name
+                                                               : NULL;
+}
+
+/* ---- ports ------------------------------------------------------------------------------------- */
+
+/* Keys of a port that are the bridge's business. */
+static const struct port_option_def bridge_keys[] = {
+    {"bridge", "the bridge that the port belongs to (default br0)", false},
+    {"isolated", "yes: exchange no frames with other isolated ports", true},
+    {"mac-limit", "addresses that may be learnt behind the port (default: half of the table)", true},
+    {NULL, NULL, false},
+};
+
+const struct port_option_def *dp_port_options(void)
+{
+    return bridge_keys;
+}
+
+static bool is_bridge_key(const char *key)
+{
+    for (const struct port_option_def *d = bridge_keys; d->key; d++) {
+        if (!strcmp(d->key, key)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int parse_yes_no(const char *who, const char *key, const char *v, bool *out, struct err *e)
+{
+    if (strcmp(v, "yes") && strcmp(v, "no")) {
+        return err_set(e, -EINVAL, "port %s: %s=%.40s is neither yes nor no", who, key, v);
+    }
+    *out = !strcmp(v, "yes");
+    return 0;
+}
+
+static int parse_limit(const struct dp *dp, const char *who, const char *v, uint32_t *out,
+                       struct err *e)
+{
+    char *end;
+    unsigned long n = strtoul(v, &end, 10);
+
+    if (end == v || *end || n > mactab_size(dp->macs)) {
+        return err_set(e, -EINVAL, "port %s: mac-limit=%.40s is not a number up to %u", who, v,
+                       mactab_size(dp->macs));
+    }
+    *out = (uint32_t)n;
+    return 0;
+}
+
+struct port *dp_port(const struct dp *dp, const char *name)
+{
+    for (unsigned i = 0; i < PORT_MAX; i++) {
+        if (dp->port[i].port && !strcmp(dp->port[i].port->name, name)) {
+            return dp->port[i].port;
+        }
+    }
+    return NULL;
+}
+
+/* The named port, or an error that names the nearest one there is. */
+static struct port *find_port(const struct dp *dp, const char *name, struct err *e)
+{
+    struct port *p = dp_port(dp, name), *all[PORT_MAX];
+    const char *names[PORT_MAX];
+
+    if (!p) {
+        unsigned n = dp_ports(dp, all, PORT_MAX);
+
+        for (unsigned i = 0; i < n; i++) {
+            names[i] = all[i]->name;
+        }
+        const char *near = nearest(name, names, n);
+        err_set(e, -ENOENT, "there is no port '%.63s'%s%s%s", name, near ? "; did you mean '" : "",
+                near ? near : "", near ? "'?" : "");
+    }
+    return p;
+}
+
+static int by_order(const void *a, const void *b)
+{
+    const struct dp_port *x = *(const struct dp_port *const *)a;
+    const struct dp_port *y = *(const struct dp_port *const *)b;
+
+    return (x->order > y->order) - (x->order < y->order);
+}
+
+unsigned dp_ports(const struct dp *dp, struct port **out, unsigned max)
+{
+    const struct dp_port *slot[PORT_MAX];
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < PORT_MAX; i++) {
+        if (dp->port[i].port) {
+            slot[n++] = &dp->port[i];
+        }
+    }
+    qsort(slot, n, sizeof(slot[0]), by_order);
+    for (unsigned i = 0; i < MIN(n, max); i++) {
+        out[i] = slot[i]->port;
+    }
+    return MIN(n, max);
+}
+
+const char *dp_port_bridge(const struct dp *dp, const struct port *p)
+{
+    return dp->port[p->id].bridge->conf.name;
+}
+
+bool dp_port_isolated(const struct dp *dp, const struct port *p)
+{
+    return dp->port[p->id].isolated;
+}
+
+static struct dp_bridge *bridge_get(struct dp *dp, const char *name, struct err *e)
+{
+    struct bridge_conf c = {.age = AGE_DEFAULT};
+    struct dp_bridge *b = bridge_find(dp, name);
+
+    if (!b) {
+        if (strlen(name) > PORT_NAME_MAX) {
+            err_set(e, -EINVAL, "bridge name '%.20s...' is longer than %d bytes", name,
+                    PORT_NAME_MAX);
+            return NULL;
+        }
+        snprintf(c.name, sizeof(c.name), "%s", name);
+        b = dp_bridge_set(dp, &c, e) ? NULL : bridge_find(dp, name);
+    }
+    return b;
+}
+
+/* The bridge's keys of a new port, checked before anything is made. */
+struct bridge_opts {
+    const char *bridge;
+    bool isolated;
+    uint32_t limit;
+};
+
+static int take_bridge_keys(const struct dp *dp, const struct port_conf *c, struct bridge_opts *o,
+                            struct port_conf *rest, struct err *e)
+{
+    const char *isolated = port_conf_get(c, "isolated"), *limit = port_conf_get(c, "mac-limit");
+    int rc = 0;
+
+    *o = (struct bridge_opts){.bridge = port_conf_get(c, "bridge"),
+                              .limit = mactab_size(dp->macs) / 2};
+    o->bridge = o->bridge ? o->bridge : BRIDGE_DEFAULT;
+    rc = isolated ? parse_yes_no(c->name, "isolated", isolated, &o->isolated, e) : 0;
+    rc = rc || !limit ? rc : parse_limit(dp, c->name, limit, &o->limit, e);
+    if (rc) {
+        return rc;
+    }
+    if (port_conf_copy(rest, c)) {
+        return err_set(e, -ENOMEM, "out of memory");
+    }
+    unsigned kept = 0;
+    for (unsigned i = 0; i < rest->n_opt; i++) {
+        if (is_bridge_key(rest->opt[i].key)) {
+            free(rest->opt[i].key);
+            free(rest->opt[i].value);
+        } else {
+            rest->opt[kept++] = rest->opt[i];
+        }
+    }
+    rest->n_opt = kept;
+    return 0;
+}
+
+static int free_slot(const struct dp *dp)
+{
+    for (int i = 0; i < PORT_MAX; i++) {
+        if (!dp->port[i].port) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+int dp_port_add(struct dp *dp, const struct port_conf *c, struct err *e)
+{
+    struct port_conf rest;
+    struct bridge_opts o;
+    struct port *p = NULL;
+    int slot = free_slot(dp), rc;
+
+    if (dp_port(dp, c->name)) {
+        return err_set(e, -EEXIST, "there is a port '%s' already", c->name);
+    }
+    if (slot < 0) {
+        return err_set(e, -ENOSPC, "no room for port %s: there are %d already", c->name, PORT_MAX);
+    }
+    rc = take_bridge_keys(dp, c, &o, &rest, e);
+    if (rc) {
+        return rc;
+    }
+    struct dp_bridge *b = bridge_get(dp, o.bridge, e);
+    rc = b ? port_create(&p, &rest, &dp->env, e) : e ? e->code : -EINVAL;
+    port_conf_free(&rest);
+    if (rc) {
+        return rc;
+    }
+    /* What `show config` prints is what was asked for, bridge keys included. */
+    for (unsigned i = 0; i < c->n_opt; i++) {
+        if (is_bridge_key(c->opt[i].key)) {
+            port_conf_set(&p->conf, c->opt[i].key, c->opt[i].value);
+        }
+    }
+    p->id = (uint16_t)slot;
+    mactab_set_limit(dp->macs, p->id, o.limit);
+    dp->port[slot] = (struct dp_port){p, b, o.isolated, dp->n_added++};
+    b->n_ports++;
+    return rebuild(dp, e);
+}
+
+static void port_remove(struct dp *dp, struct port *p)
+{
+    struct dp_port *slot = &dp->port[p->id];
+    struct err e = {0};
+
+    slot->bridge->n_ports--;
+    slot->port = NULL;
+    if (rebuild(dp, &e)) {
+        abort(); /* 30 KB; going on would leave a dead port in the workers' view */
+    }
+    mactab_flush(dp->macs, p->id, -1, true);
+    p->ops->destroy(p);
+}
+
+int dp_port_del(struct dp *dp, const char *name, struct err *e)
+{
+    struct port *p = find_port(dp, name, e);
+
+    if (!p) {
+        return -ENOENT;
+    }
+    port_remove(dp, p);
+    return 0;
+}
+
+/* Refuse keys that the kind does not have or that cannot change while the port runs. */
+static int check_changeable(const struct port *p, const char *key, struct err *e)
+{
+    const struct port_option_def *tables[] = {p->ops->options, bridge_keys};
+    const char *names[64];
+    size_t n = 0;
+
+    for (unsigned t = 0; t < ARRAY_SIZE(tables); t++) {
+        for (const struct port_option_def *d = tables[t]; d->key; d++) {
+            if (!strcmp(d->key, key)) {
+                return d->changeable ? 0
+                                     : err_set(e, -EBUSY,
+                                               "port %s: %s cannot change while the port exists; "
+                                               "delete it and add it again",
+                                               p->name, key);
+            }
+            if (n < ARRAY_SIZE(names)) {
+                names[n++] = d->key;
+            }
+        }
+    }
+    const char *near = nearest(key, names, n);
+    return err_set(e, -EINVAL, "port %s: kind %s has no key '%.40s'%s%s%s", p->name, p->ops->kind,
+                   key, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+}
+
+int dp_port_set(struct dp *dp, const char *name, const char *key, const char *value, struct err *e)
+{
+    struct port *p = find_port(dp, name, e);
+    uint32_t limit = 0;
+    bool isolated = false;
+    int rc;
+
+    if (!p) {
+        return -ENOENT;
+    }
+    rc = check_changeable(p, key, e);
+    if (rc) {
+        return rc;
+    }
+    if (!strcmp(key, "isolated")) {
+        rc = parse_yes_no(name, key, value, &isolated, e);
+        if (!rc) {
+            dp->port[p->id].isolated = isolated;
+            rc = rebuild(dp, e);
+        }
+    } else if (!strcmp(key, "mac-limit")) {
+        rc = parse_limit(dp, name, value, &limit, e);
+        if (!rc) {
+            mactab_set_limit(dp->macs, p->id, limit);
+        }
+    } else {
+        rc = p->ops->set(p, key, value, e);
+    }
+    if (!rc && port_conf_set(&p->conf, key, value)) {
+        rc = err_set(e, -ENOMEM, "out of memory");
+    }
+    return rc;
+}
+
+/* ---- addresses --------------------------------------------------------------------------------- */
+
+int dp_mac_add(struct dp *dp, const char *port, const uint8_t mac[6], struct err *e)
+{
+    struct port *p = find_port(dp, port, e);
+    int rc;
+
+    if (!p) {
+        return -ENOENT;
+    }
+    if (mac[0] & 1) {
+        return err_set(e, -EINVAL, "a multicast address cannot be behind one port");
+    }
+    rc = mactab_add_static(dp->macs, mac_key(mac, dp->port[p->id].bridge->fid), p->id);
+    if (rc == -EEXIST) {
+        return err_set(e, rc, "this address is a static entry of another port; delete it first");
+    }
+    return rc ? err_set(e, rc, "the MAC table is full (%u entries)", mactab_size(dp->macs)) : 0;
+}
+
+int dp_mac_del(struct dp *dp, const char *bridge, const uint8_t mac[6], struct err *e)
+{
+    struct dp_bridge *b = bridge_find(dp, bridge ? bridge : BRIDGE_DEFAULT);
+
+    if (!b) {
+        return err_set(e, -ENOENT, "there is no bridge '%.63s'", bridge ? bridge : BRIDGE_DEFAULT);
+    }
+    int rc = mactab_del(dp->macs, mac_key(mac, b->fid));
+    return rc ? err_set(e, rc, "bridge %s does not know this address", b->conf.name) : 0;
+}
+
+int dp_mac_flush(struct dp *dp, const char *bridge, const char *port, struct err *e)
+{
+    struct dp_bridge *b = bridge ? bridge_find(dp, bridge) : NULL;
+    struct port *p = port ? find_port(dp, port, e) : NULL;
+
+    if (bridge && !b) {
+        return err_set(e, -ENOENT, "there is no bridge '%.63s'", bridge);
+    }
+    if (port && !p) {
+        return -ENOENT;
+    }
+    return (int)mactab_flush(dp->macs, p ? p->id : PORT_NONE, b ? b->fid : -1, false);
+}
+
+/* ---- workers ----------------------------------------------------------------------------------- */
+
+unsigned dp_workers(const struct dp *dp, struct worker_info *out, unsigned max)
+{
+    unsigned n = MIN(dp->n_workers, max);
+
+    for (unsigned i = 0; i < n; i++) {
+        worker_info(dp->worker[i], &out[i]);
+    }
+    return n;
+}
+
+unsigned dp_worker_queues(const struct dp *dp, unsigned worker, struct rxq **out, unsigned max)
+{
+    unsigned n = worker < dp->n_workers ? MIN(worker_n_queues(dp->worker[worker]), max) : 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        out[i] = worker_queue(dp->worker[worker], i);
+    }
+    return n;
+}
+
+uint32_t dp_run_once(struct dp *dp)
+{
+    return worker_round(dp->worker[0]);
+}
+
+/* ---- life -------------------------------------------------------------------------------------- */
+
+static int start_workers(struct dp *dp, const struct dp_conf *c, struct err *e)
+{
+    for (unsigned i = 0; i < c->n_workers; i++) {
+        struct worker_conf wc = {.id = i,
+                                 .cpu = c->worker_cpu ? c->worker_cpu[i] : -1,
+                                 .poll_us = c->poll_us ? c->poll_us : POLL_US_DEFAULT,
+                                 .no_thread = c->no_threads,
+                                 .view = &dp->view,
+                                 .macs = dp->macs};
+        int rc = worker_create(&dp->worker[i], &wc, e);
+
+        if (rc) {
+            return rc;
+        }
+        dp->n_workers++;
+    }
+    return 0;
+}
+
+static int start_events(struct dp *dp, struct event_base *base, struct err *e)
+{
+    struct timeval second = {.tv_sec = 1};
+
+    dp->postfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    dp->post_event = event_new(base, dp->postfd, EV_READ | EV_PERSIST, on_post, dp);
+    dp->tick_event = event_new(base, -1, EV_PERSIST, on_tick, dp);
+    if (dp->postfd < 0 || !dp->post_event || !dp->tick_event ||
+        event_add(dp->post_event, NULL) || event_add(dp->tick_event, &second)) {
+        return err_set(e, -ENOMEM, "cannot set up the event loop");
+    }
+    return 0;
+}
+
+int dp_create(struct dp **out, const struct dp_conf *c, struct err *e)
+{
+    struct dp *dp;
+    int rc;
+
+    if (!c->n_workers || c->n_workers > WORKER_MAX || (c->no_threads && c->n_workers != 1)) {
+        return err_set(e, -EINVAL, "%u workers: from 1 to %d are possible", c->n_workers,
+                       WORKER_MAX);
+    }
+    rc = gmem_init(e);
+    dp = rc ? NULL : calloc(1, sizeof(*dp));
+    if (!dp) {
+        return rc ? rc : err_set(e, -ENOMEM, "out of memory");
+    }
+    dp->postfd = -1;
+    dp->no_threads = c->no_threads;
+    dp->rundir = strdup(c->rundir ? c->rundir : ".");
+    dp->macs = mactab_create(c->mac_size ? c->mac_size : MACTAB_DEFAULT_SIZE);
+    dp->view = calloc(1, sizeof(*dp->view));
+    dp->start_ns = clock_ns();
+    if (!dp->rundir || !dp->macs || !dp->view) {
+        rc = err_set(e, -ENOMEM, "out of memory");
+    }
+    dp->env = (struct port_env){.evbase = c->evbase,
+                                .rundir = dp->rundir,
+                                .n_workers = c->n_workers,
+                                .ctx = dp,
+                                .attach = env_attach,
+                                .detach = env_detach,
+                                .barrier = env_barrier,
+                                .ready = env_ready,
+                                .learn = env_learn,
+                                .signal = env_signal,
+                                .post = env_post};
+    rc = rc ? rc : evsignal_create(&dp->signal, e);
+    rc = rc ? rc : start_events(dp, c->evbase, e);
+    rc = rc ? rc : start_workers(dp, c, e);
+    if (rc) {
+        dp_destroy(dp);
+        return rc;
+    }
+    *out = dp;
+    return 0;
+}
+
+void dp_destroy(struct dp *dp)
+{
+    if (!dp) {
+        return;
+    }
+    for (unsigned i = 0; i < PORT_MAX; i++) {
+        if (dp->port[i].port) {
+            port_remove(dp, dp->port[i].port);
+        }
+    }
+    for (unsigned i = 0; i < dp->n_workers; i++) {
+        worker_destroy(dp->worker[i]);
+    }
+    if (dp->post_event) {
+        event_free(dp->post_event);
+    }
+    if (dp->tick_event) {
+        event_free(dp->tick_event);
+    }
+    if (dp->postfd >= 0) {
+        close(dp->postfd);
+    }
+    evsignal_destroy(dp->signal);
+    mactab_destroy(dp->macs);
+    view_free(dp->view);
+    free(dp->rundir);
+    free(dp);
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The kinds of ports, one line each. */
+#ifndef PORT_KINDS_H
+#define PORT_KINDS_H
+
+#include "port/port.h"
+
+extern const struct port_ops port_vhost_ops; /* port_vhost.c: vhost-user back-end */
+extern const struct port_ops port_tap_ops;   /* port_tap.c: TAP device of the host */
+extern const struct port_ops port_dummy_ops; /* port_dummy.c: frames from and to a test */
+
+#define PORT_KINDS &port_vhost_ops, &port_tap_ops, &port_dummy_ops,
+
+#endif

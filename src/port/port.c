@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What all ports have in common: how a port is written on the command line, the table of kinds, and
+ * the part of struct port that no provider should write twice.
+ */
+#include "port/port.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/nearest.h"
+#include "port/kinds.h"
+
+static const struct port_ops *const kinds[] = {PORT_KINDS NULL};
+
+const struct port_ops *const *port_kinds(void)
+{
+    return kinds;
+}
+
+const char *port_conf_get(const struct port_conf *c, const char *key)
+{
+    for (unsigned i = 0; i < c->n_opt; i++) {
+        if (!strcmp(c->opt[i].key, key)) {
+            return c->opt[i].value;
+        }
+    }
+    return NULL;
+}
+
+int port_conf_set(struct port_conf *c, const char *key, const char *value)
+{
+    char *v = strdup(value);
+
+    if (!v) {
+        return -ENOMEM;
+    }
+    for (unsigned i = 0; i < c->n_opt; i++) {
+        if (!strcmp(c->opt[i].key, key)) {
+            free(c->opt[i].value);
+            c->opt[i].value = v;
+            return 0;
+        }
+    }
+    struct port_opt *grown = realloc(c->opt, (c->n_opt + 1) * sizeof(*grown));
+    char *k = strdup(key);
+
+    if (grown) {
+        c->opt = grown;
+    }
+    if (!grown || !k) {
+        free(k);
+        free(v);
+        return -ENOMEM;
+    }
+    c->opt[c->n_opt++] = (struct port_opt){k, v};
+    return 0;
+}
+
+void port_conf_free(struct port_conf *c)
+{
+    for (unsigned i = 0; i < c->n_opt; i++) {
+        free(c->opt[i].key);
+        free(c->opt[i].value);
+    }
+    free(c->opt);
+    free(c->name);
+    free(c->kind);
+    *c = (struct port_conf){0};
+}
+
+int port_conf_copy(struct port_conf *to, const struct port_conf *from)
+{
+    *to = (struct port_conf){.name = strdup(from->name),
+                             .kind = from->kind ? strdup(from->kind) : strdup("vhost-user"),
+                             .line = from->line};
+    bool ok = to->name && to->kind;
+
+    for (unsigned i = 0; ok && i < from->n_opt; i++) {
+        ok = !port_conf_set(to, from->opt[i].key, from->opt[i].value);
+    }
+    if (!ok) {
+        port_conf_free(to);
+        return -ENOMEM;
+    }
+    return 0;
+}
+
+/* One "key=value" of a port argument, or a word alone (the kind, or a key that means yes). */
+static int parse_word(struct port_conf *c, char *word, bool first, const char *arg, struct err *e)
+{
+    char *eq = strchr(word, '=');
+
+    if (!*word) {
+        return err_set(e, -EINVAL, "port '%s': an empty word between commas", arg);
+    }
+    if (!eq && first) {
+        free(c->kind);
+        c->kind = strdup(word);
+        return c->kind ? 0 : -ENOMEM;
+    }
+    if (eq) {
+        *eq = '\0';
+    }
+    if (!*word) {
+        return err_set(e, -EINVAL, "port '%s': a value without a key", arg);
+    }
+    if (port_conf_get(c, word)) {
+        return err_set(e, -EINVAL, "port '%s': %s is given twice", arg, word);
+    }
+    return port_conf_set(c, word, eq ? eq + 1 : "yes");
+}
+
+int port_conf_parse(struct port_conf *c, const char *arg, struct err *e)
+{
+    const char *eq = strchr(arg, '=');
+    char *rest = NULL, *word, *save = NULL;
+    int rc = 0;
+
+    *c = (struct port_conf){.name = eq ? strndup(arg, (size_t)(eq - arg)) : strdup(arg),
+                            .kind = strdup("vhost-user")};
+    if (!c->name || !c->kind || (eq && !(rest = strdup(eq + 1)))) {
+        rc = err_set(e, -ENOMEM, "out of memory");
+    }
+    if (!rc && eq && !*rest) {
+        rc = err_set(e, -EINVAL, "port '%s': nothing after '='; write NAME or NAME=KIND,key=value",
+                     arg);
+    }
+    bool first = true;
+    for (word = rest; !rc && word; word = save) {
+        save = strchr(word, ',');
+        if (save) {
+            *save++ = '\0';
+        }
+        rc = parse_word(c, word, first, arg, e);
+        first = false;
+    }
+    free(rest);
+    if (rc) {
+        port_conf_free(c);
+    }
+    return rc;
+}
+
+static int check_name(const char *name, struct err *e)
+{
+    size_t n = strlen(name);
+    bool ok = n > 0 && n <= PORT_NAME_MAX && isalnum((unsigned char)name[0]);
+
+    for (size_t i = 0; ok && i < n; i++) {
+        ok = isalnum((unsigned char)name[i]) || strchr("._-", name[i]);
+    }
+    if (!ok) {
+        return err_set(e, -EINVAL,
+                       "'%.80s' is no port name: up to %d letters, digits, '.', '_' or '-', the first "
+                       "a letter or digit",
+                       name, PORT_NAME_MAX);
+    }
+    return 0;
+}
+
+static const struct port_ops *find_kind(const char *kind, struct err *e)
+{
+    const char *names[ARRAY_SIZE(kinds)];
+    size_t n = 0;
+
+    for (; kinds[n]; n++) {
+        if (!strcmp(kinds[n]->kind, kind)) {
+            return kinds[n];
+        }
+        names[n] = kinds[n]->kind;
+    }
+    const char *near = nearest(kind, names, n);
+    err_set(e, -EINVAL, "'%.40s' is no kind of port%s%s%s", kind, near ? "; did you mean '" : "",
+            near ? near : "", near ? "'?" : "");
+    return NULL;
+}
+
+static int check_keys(const struct port_conf *c, const struct port_ops *ops, struct err *e)
+{
+    for (unsigned i = 0; i < c->n_opt; i++) {
+        const char *names[32];
+        size_t n = 0;
+        const struct port_option_def *d = ops->options;
+
+        while (d->key && strcmp(d->key, c->opt[i].key)) {
+            if (n < ARRAY_SIZE(names)) {
+                names[n++] = d->key;
+            }
+            d++;
+        }
+        if (!d->key) {
+            const char *near = nearest(c->opt[i].key, names, n);
+            return err_set(e, -EINVAL, "port %s: kind %s has no key '%.40s'%s%s%s", c->name,
+                           ops->kind, c->opt[i].key, near ? "; did you mean '" : "",
+                           near ? near : "", near ? "'?" : "");
+        }
+    }
+    return 0;
+}
+
+int port_create(struct port **out, const struct port_conf *c, const struct port_env *env,
+                struct err *e)
+{
+    int rc = check_name(c->name, e);
+    const struct port_ops *ops = rc ? NULL : find_kind(c->kind ? c->kind : "vhost-user", e);
+
+    if (!ops) {
+        return rc ? rc : -EINVAL;
+    }
+    rc = check_keys(c, ops, e);
+    return rc ? rc : ops->create(out, c, env, e);
+}
+
+int port_init(struct port *p, const struct port_ops *ops, const struct port_conf *c,
+              const struct port_env *env, struct err *e)
+{
+    size_t bytes = env->n_workers * sizeof(struct port_counters);
+
+    p->ops = ops;
+    p->env = env;
+    p->id = PORT_NONE;
+    p->max_len = PKT_MAX_LEN;
+    p->ready = false;
+    p->counters = aligned_alloc(CACHE_LINE, bytes);
+    if (!p->counters || port_conf_copy(&p->conf, c)) {
+        free(p->counters);
+        return err_set(e, -ENOMEM, "port %s: out of memory", c->name);
+    }
+    memset(p->counters, 0, bytes);
+    p->name = p->conf.name;
+    return 0;
+}
+
+void port_fini(struct port *p)
+{
+    free(p->counters);
+    port_conf_free(&p->conf);
+}
+
+void port_counters_sum(const struct port *p, struct port_counters *out)
+{
+    memset(out, 0, sizeof(*out));
+    for (unsigned w = 0; w < p->env->n_workers; w++) {
+        const struct port_counters *c = &p->counters[w];
+
+        out->rx_frames += read_once(&c->rx_frames);
+        out->rx_bytes += read_once(&c->rx_bytes);
+        out->tx_frames += read_once(&c->tx_frames);
+        out->tx_bytes += read_once(&c->tx_bytes);
+        for (unsigned d = 0; d < DROP_N; d++) {
+            out->drop[d] += read_once(&c->drop[d]);
+        }
+    }
+}
