@@ -9,11 +9,23 @@
  *   listening / dialling   no peer; configuration, MAC and statistics of the port stay
  *   connected              messages are handled; no ring runs
  *   running                at least one ring runs
- *   closed by fault        the reason is kept and shown; goes back to listening or back-off dialling
+ *   closed by fault        the reason is kept and shown; back to listening, or to dialling
+ *                          with back-off
  *
  * A ring runs when num, addresses, base and kick are set, memory is there, features are set, and it
  * is enabled (or bit 30 was not negotiated); nothing waits for a kick, which may never come.  All
  * orders of messages are allowed that the document does not forbid.
+ *
+ * What a front-end gets for a message that cannot be carried out
+ *   malformed (size, flags, fds, ring number)   the connection is closed, the reason kept
+ *   refused (features not offered, bad table)   a non-zero answer if it asked for one (NEED_REPLY);
+ *                                               otherwise the two sides would disagree: closed
+ *   a ring that cannot run as described         non-zero if it asked; the ring stays down and is
+ *                                               tried again when something about it changes; the
+ *                                               others run; its err eventfd is signalled
+ *   not spoken here                             non-zero if it asked; fds closed; goes on
+ * One front-end at a time.  Another that connects meanwhile is accepted and closed at once, with a
+ * line in the log: it sees the end of file instead of waiting in the backlog for ever.
  *
  * Threads: everything here runs on the control thread; every socket is non-blocking and every
  * connection has a deadline for an unfinished message.  The peer is hostile: exact size per message
@@ -29,11 +41,10 @@
 #include "base/compiler.h"
 #include "base/err.h"
 #include "mem/gmem.h"
+#include "vhost/vu_wire.h"
 
 struct event_base;
 struct vu_dev;
-
-#define VU_MAX_RINGS 256 /* KICK, CALL and ERR name a ring in 8 bits */
 
 /* One ring as the front-end described it: pointers are checked for length and alignment. */
 struct vu_ring_conf {
@@ -47,6 +58,7 @@ struct vu_ring_conf {
 /*
  * What the owner does. All on the control thread; ctx is the owner's. "Barrier" means: when the
  * function returns no worker can touch the old state any more, so vu_dev may unmap and close it.
+ * None of them may call back into this vu_dev, except for vu_dev_info() and vu_dev_ring_info().
  */
 struct vu_ops {
     /* Run ring idx. features are the negotiated virtio feature bits. */
@@ -64,16 +76,19 @@ struct vu_ops {
     int (*mtu)(void *ctx, uint16_t mtu);
     /* Connected (true) or gone; all rings were stopped before. why is for people, may be NULL. */
     void (*link)(void *ctx, bool up, const char *why);
+    /* Signal an eventfd that the peer shares, without blocking on it (see base/evsignal.h). For the
+     * err eventfd of a ring; NULL: it is never signalled. */
+    void (*signal)(void *ctx, int fd);
 };
 
 struct vu_conf {
-    const char *name;          /* the port's name, for messages */
-    const char *path;          /* UNIX socket */
-    bool client;               /* connect to a listening front-end instead of listening */
-    uid_t owner;               /* (uid_t)-1: leave. Server mode. */
-    gid_t group;               /* (gid_t)-1: leave */
-    mode_t mode;               /* e.g. 0660 */
-    uint64_t features;         /* virtio feature bits to offer, see vnet/features.h */
+    const char *name;  /* the port's name, for messages */
+    const char *path;  /* UNIX socket */
+    bool client;       /* connect to a listening front-end instead of listening */
+    uid_t owner;       /* (uid_t)-1: leave. Server mode. */
+    gid_t group;       /* (gid_t)-1: leave */
+    mode_t mode;       /* e.g. 0660 */
+    uint64_t features; /* virtio feature bits to offer, see vnet/features.h */
     enum gmem_fs_policy fs;
 };
 
@@ -97,21 +112,22 @@ struct vu_ring_info {
     bool running, enabled, broken;
     uint32_t num;
     uint16_t base;
-    bool polled; /* no kick fd */
+    bool polled;     /* no kick fd */
+    const char *why; /* why it does not run, for people; NULL if it runs */
 };
 struct vu_info {
     bool client, connected;
     const char *path;
-    const char *state;          /* "listening", "dialling", "connected", "running" */
-    const char *last_error;     /* why the last connection ended or the last message was refused */
-    pid_t peer_pid;             /* 0 if not connected */
-    uint64_t offered, negotiated;             /* virtio feature bits */
-    uint64_t protocol_features;               /* negotiated */
-    uint32_t n_rings;                         /* highest ring index seen + 1 */
+    const char *state;      /* "listening", "dialling", "connected", "running" */
+    const char *last_error; /* why the last connection ended or the last message was refused */
+    pid_t peer_pid;         /* 0 if not connected */
+    uint64_t offered, negotiated; /* virtio feature bits */
+    uint64_t protocol_features;   /* negotiated */
+    uint32_t n_rings;             /* highest ring index seen + 1 */
     uint32_t n_regions;
     uint64_t mem_bytes;
-    uint16_t mtu;                             /* 0: not told */
-    uint8_t status;                           /* virtio device status, 0 if not told */
+    uint16_t mtu;   /* 0: not told */
+    uint8_t status; /* virtio device status, 0 if not told */
     uint64_t n_messages, n_refused, n_connects;
 };
 void vu_dev_info(const struct vu_dev *d, struct vu_info *out);

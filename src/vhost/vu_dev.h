@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Private to src/vhost: the device behind vu_backend.h, shared by its three parts.
+ *
+ *   vu_backend.c   its life: listen or dial, accept, what happens when a connection ends, show
+ *   vu_message.c   what each message means
+ *   vu_ring.c      when a ring runs, and with what
+ */
+#ifndef VHOST_VU_DEV_H
+#define VHOST_VU_DEV_H
+
+#include "vhost/vu_backend.h"
+#include "vhost/vu_codec.h"
+#include "vhost/vu_conn.h"
+#include "vhost/vu_sock.h"
+
+/*
+ * One ring.  What the front-end said is kept apart from whether it can run:
+ *
+ *   state     when                                         fds                   mem
+ *   waiting   !running, !failed: something is missing      whatever came so far  may be absent
+ *   running   between ops->ring_start and ops->ring_stop   kick (or polled)      d->mem
+ *   failed    complete, but cannot run as described        as waiting            as waiting
+ *   broken    the owner found it corrupt                   as waiting            as waiting
+ *
+ * failed is tried again when anything changes; broken only after the front-end set the ring up
+ * anew.
+ */
+struct vu_ring {
+    bool have_num, have_addr, have_base, have_kick;
+    bool enable; /* the last SET_VRING_ENABLE, remembered for rings in any state */
+    bool running, failed, broken;
+    uint16_t base; /* running: where it started; else: the next avail index to take */
+    uint32_t num;
+    struct vu_ring_addr addr;
+    int kick_fd, call_fd, err_fd; /* eventfds or -1 */
+    char why[480];                /* of failed and broken */
+};
+
+struct vu_dev {
+    /* for the life of the device */
+    char *name, *path;
+    struct vu_conf conf; /* name and path point to our copies */
+    const struct vu_ops *ops;
+    void *ctx;
+    struct event_base *evbase;
+    int listen_fd; /* -1 in client mode */
+    struct vu_sock_file made;
+    struct event *acceptable;
+    struct event *timer; /* client: next dial; server: accept again after running out of fds */
+    unsigned backoff_ms;
+    int dial_code; /* what the last dial failed with, to log each cause once */
+
+    /* for show */
+    char last_error[480];
+    uint64_t n_messages, n_refused, n_connects;
+
+    /* one connection; all zero without one */
+    struct vu_conn *conn;
+    uint64_t connected_ns;
+    struct vu_peer peer;
+    uint64_t protocol_features;
+    uint64_t features;
+    bool features_set, features_bad;
+    uint8_t status;
+    uint16_t mtu;
+    struct gmem *mem;
+    unsigned n_rings; /* highest index seen + 1 */
+    struct vu_ring *ring[VU_MAX_RINGS];
+};
+
+/* What a front-end has to do so that we can see its guest's memory. */
+#define VU_SHARE_REMEDY                                                                            \
+    "give the guest shared memory: -object memory-backend-memfd,id=m,size=SIZE,share=on "          \
+    "-machine memory-backend=m"
+
+/* Remember a refusal for show, count it and log it (rate-limited). */
+void vu_dev_refused(struct vu_dev *d, const struct err *e);
+
+/*
+ * vu_message.c: carry out one message and answer it.  Non-zero: the connection has to end and e
+ * says why.
+ */
+int vu_dev_message(struct vu_dev *d, struct vu_msg *m, struct err *e);
+
+/* vu_ring.c. idx < VU_MAX_RINGS everywhere. */
+struct vu_ring *vu_ring_get(struct vu_dev *d, unsigned idx); /* NULL: out of memory */
+bool vu_ring_enabled(const struct vu_dev *d, const struct vu_ring *r);
+/* What it waits for, failed or broke on; NULL if it runs. */
+const char *vu_ring_why(const struct vu_dev *d, const struct vu_ring *r);
+/* Barrier, if it runs; afterwards r->base is the live index. */
+void vu_ring_stop(struct vu_dev *d, unsigned idx);
+/* Stop for a change of its setup; the front-end may have repaired it. */
+void vu_ring_touch(struct vu_dev *d, unsigned idx);
+/* Start it if it is complete. 0: runs or waits. Negative: complete, but it cannot run. */
+int vu_ring_try(struct vu_dev *d, unsigned idx, struct err *e);
+/* The same for all rings; reports the first failure. */
+int vu_ring_try_all(struct vu_dev *d, struct err *e);
+void vu_ring_stop_all(struct vu_dev *d);
+bool vu_ring_any_running(const struct vu_dev *d);
+/* Stop and forget its setup, except for enable, base and the err eventfd. */
+void vu_ring_reset(struct vu_dev *d, unsigned idx);
+/* Stop and forget everything about all rings. */
+void vu_ring_free_all(struct vu_dev *d);
+/* A running ring that lives in [uva, uva + size), or -1. */
+int vu_ring_in_region(const struct vu_dev *d, uint64_t uva, uint64_t size);
+
+#endif

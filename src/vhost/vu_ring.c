@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * When a ring runs.
+ *
+ * Nothing is decided when a message about a ring arrives; it is only noted, and then vu_ring_try()
+ * looks at the whole: features, memory, size, addresses, index, kick and enable.  So the messages
+ * may come in any order, and memory before or after them.  A message that changes what a running
+ * ring was started with stops it first (a barrier) and lets it be tried again with the live index.
+ *
+ * A complete ring starts at once.  It does not wait for its kick: the guest may be suppressing it,
+ * or have sent it to the back-end before us.
+ *
+ * Where it starts.  ringway completes chains in order, so at rest the index of the next available
+ * entry and the used index are one number.  The used index in guest memory is therefore the truth
+ * whatever SET_VRING_BASE says: after a crash of ours the front-end may only know the guest's
+ * available index, and starting there would lose the buffers in between.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "ring/vring.h"
+#include "vhost/vu_dev.h"
+#include "vnet/features.h"
+
+struct vu_ring *vu_ring_get(struct vu_dev *d, unsigned idx)
+{
+    struct vu_ring *r = d->ring[idx];
+
+    if (!r) {
+        r = calloc(1, sizeof(*r));
+        if (r) {
+            r->kick_fd = r->call_fd = r->err_fd = -1;
+            d->ring[idx] = r;
+            d->n_rings = MAX(d->n_rings, idx + 1);
+        }
+    }
+    return r;
+}
+
+bool vu_ring_enabled(const struct vu_dev *d, const struct vu_ring *r)
+{
+    return r->enable || (d->features_set && !(d->features & VIRTIO_BIT(F_PROTOCOL_FEATURES)));
+}
+
+static const char *missing(const struct vu_dev *d, const struct vu_ring *r)
+{
+    return !d->features_set         ? "waits for SET_FEATURES"
+           : !r->have_num           ? "waits for SET_VRING_NUM"
+           : !r->have_addr          ? "waits for SET_VRING_ADDR"
+           : !r->have_base          ? "waits for SET_VRING_BASE"
+           : !r->have_kick          ? "waits for SET_VRING_KICK"
+           : !d->mem || !d->mem->n  ? "waits for the guest's memory; " VU_SHARE_REMEDY
+           : !vu_ring_enabled(d, r) ? "waits for SET_VRING_ENABLE"
+                                    : NULL;
+}
+
+const char *vu_ring_why(const struct vu_dev *d, const struct vu_ring *r)
+{
+    return r->running ? NULL : r->broken || r->failed ? r->why : missing(d, r);
+}
+
+static int translate(const struct vu_dev *d, unsigned idx, const char *part, uint64_t uva,
+                     uint64_t bytes, unsigned align, void **out, struct err *e)
+{
+    if (uva % align) {
+        return err_set(e, -EINVAL, "ring %u: its %s at 0x%llx is not aligned to %u bytes", idx,
+                       part, (unsigned long long)uva, align);
+    }
+    *out = gmem_uva_range(d->mem, (uva_t){uva}, bytes);
+    if (!*out) {
+        return err_set(e, -EFAULT,
+                       "ring %u: its %s (%llu bytes at 0x%llx) is not inside one of the %u memory "
+                       "regions that the front-end shared; " VU_SHARE_REMEDY,
+                       idx, part, (unsigned long long)bytes, (unsigned long long)uva, d->mem->n);
+    }
+    return 0;
+}
+
+static bool overlap(const void *a, uint64_t an, const void *b, uint64_t bn)
+{
+    return (uintptr_t)a < (uintptr_t)b + bn && (uintptr_t)b < (uintptr_t)a + an;
+}
+
+/* The three parts as pointers of ours: aligned, whole, apart from each other. */
+static int lay_out(const struct vu_dev *d, unsigned idx, struct vu_ring_conf *c, struct err *e)
+{
+    const struct vu_ring *r = d->ring[idx];
+    uint64_t dn = vring_desc_bytes(r->num), an = vring_avail_bytes(r->num),
+             un = vring_used_bytes(r->num);
+    int rc;
+
+    if (r->num & (r->num - 1)) {
+        return err_set(e, -EINVAL, "ring %u: its size %u is not a power of two", idx, r->num);
+    }
+    rc = translate(d, idx, "descriptor table", r->addr.desc, dn, 16, &c->desc, e);
+    rc = rc ? rc : translate(d, idx, "available ring", r->addr.avail, an, 2, &c->avail, e);
+    rc = rc ? rc : translate(d, idx, "used ring", r->addr.used, un, 4, &c->used, e);
+    if (rc) {
+        return rc;
+    }
+    if (overlap(c->desc, dn, c->avail, an) || overlap(c->desc, dn, c->used, un) ||
+        overlap(c->avail, an, c->used, un)) {
+        return err_set(e, -EINVAL,
+                       "ring %u: its descriptor table, available ring and used ring overlap", idx);
+    }
+    return 0;
+}
+
+/* The index to start at. Both guest words are read once. */
+static int find_start(const struct vu_dev *d, unsigned idx, struct vu_ring_conf *c, struct err *e)
+{
+    uint16_t used = read_once(&((struct vring_used *)c->used)->idx);
+    uint16_t avail = read_once(&((struct vring_avail *)c->avail)->idx);
+    uint16_t base = d->ring[idx]->base;
+
+    if (gmem_faulted(d->mem)) {
+        return err_set(e, -EFAULT, "ring %u: its memory file was truncated", idx);
+    }
+    if ((uint16_t)(avail - used) > c->num) {
+        return err_set(e, -EINVAL,
+                       "ring %u: available index %u and used index %u in its memory are more than "
+                       "its size %u apart",
+                       idx, avail, used, c->num);
+    }
+    if (used != base) {
+        log_info("%s: ring %u starts at its used index %u, the front-end said %u (available: %u)",
+                 d->name, idx, used, base, avail);
+    }
+    c->base = used;
+    return 0;
+}
+
+static int start(struct vu_dev *d, unsigned idx, struct err *e)
+{
+    struct vu_ring *r = d->ring[idx];
+    struct vu_ring_conf c = {.num = r->num, .kick_fd = r->kick_fd, .call_fd = r->call_fd};
+    int rc = lay_out(d, idx, &c, e);
+
+    rc = rc ? rc : find_start(d, idx, &c, e);
+    rc = rc ? rc : d->ops->ring_start(d->ctx, idx, &c, d->features, d->mem, e);
+    if (!rc) {
+        r->running = true;
+        r->base = c.base;
+        log_debug("%s: ring %u runs, %u entries from index %u%s", d->name, idx, c.num, c.base,
+                  c.kick_fd < 0 ? ", polled" : "");
+    }
+    return rc;
+}
+
+static void signal_err(struct vu_dev *d, const struct vu_ring *r)
+{
+    if (r->err_fd >= 0 && d->ops->signal) {
+        d->ops->signal(d->ctx, r->err_fd);
+    }
+}
+
+int vu_ring_try(struct vu_dev *d, unsigned idx, struct err *e)
+{
+    struct vu_ring *r = d->ring[idx];
+
+    if (r->running || r->broken) {
+        return 0;
+    }
+    r->failed = false;
+    if (missing(d, r)) {
+        return 0;
+    }
+    int rc = start(d, idx, e);
+    if (rc) {
+        r->failed = true;
+        snprintf(r->why, sizeof(r->why), "%s", e->text);
+        signal_err(d, r);
+    }
+    return rc;
+}
+
+int vu_ring_try_all(struct vu_dev *d, struct err *e)
+{
+    int first = 0;
+
+    for (unsigned i = 0; i < d->n_rings; i++) {
+        struct err one;
+        int rc = d->ring[i] ? vu_ring_try(d, i, &one) : 0;
+
+        if (rc && !first) {
+            first = rc;
+            *e = one;
+        }
+    }
+    return first;
+}
+
+void vu_ring_stop(struct vu_dev *d, unsigned idx)
+{
+    struct vu_ring *r = d->ring[idx];
+
+    if (r && r->running) {
+        r->base = d->ops->ring_stop(d->ctx, idx);
+        r->running = false;
+    }
+}
+
+void vu_ring_touch(struct vu_dev *d, unsigned idx)
+{
+    vu_ring_stop(d, idx);
+    d->ring[idx]->broken = false;
+}
+
+void vu_ring_stop_all(struct vu_dev *d)
+{
+    for (unsigned i = 0; i < d->n_rings; i++) {
+        vu_ring_stop(d, i);
+    }
+}
+
+bool vu_ring_any_running(const struct vu_dev *d)
+{
+    for (unsigned i = 0; i < d->n_rings; i++) {
+        if (d->ring[i] && d->ring[i]->running) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0) {
+        close(*fd);
+        *fd = -1;
+    }
+}
+
+void vu_ring_reset(struct vu_dev *d, unsigned idx)
+{
+    struct vu_ring *r = d->ring[idx];
+
+    vu_ring_stop(d, idx);
+    close_fd(&r->kick_fd);
+    close_fd(&r->call_fd);
+    r->have_num = r->have_addr = r->have_base = r->have_kick = false;
+    r->failed = r->broken = false;
+}
+
+void vu_ring_free_all(struct vu_dev *d)
+{
+    vu_ring_stop_all(d);
+    for (unsigned i = 0; i < d->n_rings; i++) {
+        struct vu_ring *r = d->ring[i];
+
+        if (r) {
+            vu_ring_reset(d, i);
+            close_fd(&r->err_fd);
+            free(r);
+            d->ring[i] = NULL;
+        }
+    }
+    d->n_rings = 0;
+}
+
+int vu_ring_in_region(const struct vu_dev *d, uint64_t uva, uint64_t size)
+{
+    for (unsigned i = 0; i < d->n_rings; i++) {
+        const struct vu_ring *r = d->ring[i];
+
+        /* A part never crosses a region, so its first byte speaks for it. */
+        if (r && r->running &&
+            (r->addr.desc - uva < size || r->addr.avail - uva < size ||
+             r->addr.used - uva < size)) {
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+void vu_dev_ring_broken(struct vu_dev *d, unsigned idx, const char *why)
+{
+    struct vu_ring *r = idx < VU_MAX_RINGS ? d->ring[idx] : NULL;
+    struct err e;
+
+    if (!r || !r->running) {
+        return;
+    }
+    vu_ring_stop(d, idx);
+    r->broken = true;
+    snprintf(r->why, sizeof(r->why), "%s", why);
+    err_set(&e, -EIO, "ring %u is broken: %s", idx, why);
+    vu_dev_refused(d, &e);
+    signal_err(d, r);
+}
