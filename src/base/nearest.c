@@ -7,9 +7,11 @@
 
 #define WORD_MAX 64
 
+/* Edits that turn a into b; two neighbours swapped count as one. */
 static size_t distance(const char *a, const char *b)
 {
-    size_t row[WORD_MAX + 1], na = strlen(a), nb = strlen(b);
+    size_t rows[3][WORD_MAX + 1], na = strlen(a), nb = strlen(b);
+    size_t *above2 = rows[0], *above = rows[1], *row = rows[2];
 
     if (na > WORD_MAX || nb > WORD_MAX) {
         return WORD_MAX;
@@ -18,14 +20,19 @@ static size_t distance(const char *a, const char *b)
         row[j] = j;
     }
     for (size_t i = 1; i <= na; i++) {
-        size_t diag = row[0];
+        size_t *oldest = above2;
 
+        above2 = above;
+        above = row;
+        row = oldest;
         row[0] = i;
         for (size_t j = 1; j <= nb; j++) {
-            size_t subst = diag + (a[i - 1] != b[j - 1]);
+            size_t subst = above[j - 1] + (a[i - 1] != b[j - 1]);
 
-            diag = row[j];
-            row[j] = MIN(MIN(row[j] + 1, row[j - 1] + 1), subst);
+            row[j] = MIN(MIN(above[j] + 1, row[j - 1] + 1), subst);
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
+                row[j] = MIN(row[j], above2[j - 2] + 1);
+            }
         }
     }
     return row[nb];

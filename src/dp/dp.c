@@ -514,7 +514,7 @@ int dp_port_add(struct dp *dp, const struct port_conf *c, struct err *e)
             port_conf_set(&p->conf, c->opt[i].key, c->opt[i].value);
         }
     }
-    p->id = (uint16_t)slot;
+    write_once(&p->id, (uint16_t)slot);
     mactab_set_limit(dp->macs, p->id, o.limit);
     dp->port[slot] = (struct dp_port){p, b, o.isolated, dp->n_added++};
     b->n_ports++;

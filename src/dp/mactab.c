@@ -124,19 +124,49 @@ static void count_out(struct mactab *t, uint16_t port)
 /* Under the lock: may this port have one more? Counts the refusal. */
 static bool room_for(struct mactab *t, uint16_t port)
 {
-    if (t->port[port].n < t->port[port].limit) {
+    if (t->port[port].n < read_once(&t->port[port].limit)) {
         return true;
     }
     write_once(&t->port[port].limited, t->port[port].limited + 1);
     return false;
 }
 
+/*
+ * Both buckets of a new key are full: move one of their entries to its own second bucket.  Written
+ * there before it is overwritten here, and readers look here first, so nobody misses it.
+ */
+static struct mac_bucket *make_room(struct mactab *t, struct mac_hash h, unsigned *at)
+{
+    const uint32_t pair[2] = {h.first, h.second};
+
+    for (unsigned k = 0; k < 2 && !t->walked; k++) {
+        struct mac_bucket *b = &t->bucket[pair[k]];
+
+        for (*at = 0; *at < BUCKET_SLOTS; ++*at) {
+            uint64_t key = b->key[*at];
+            struct mac_hash own = mac_hash(t, key);
+            struct mac_bucket *to = &t->bucket[own.second];
+
+            for (unsigned i = 0; own.first == pair[k] && i < BUCKET_SLOTS; i++) {
+                if (!to->key[i]) {
+                    put(to, i, key, b->port[*at], b->seen[*at]);
+                    return b;
+                }
+            }
+        }
+    }
+    return NULL;
+}
+
 static int insert(struct mactab *t, uint64_t key, struct mac_hash h, uint16_t port, uint16_t seen)
 {
     unsigned at;
-    /* key 0 marks a free slot */
-    struct mac_bucket *b = t->total < t->size ? locate(t, 0, h, &at) : NULL;
+    struct mac_bucket *b = NULL;
 
+    if (t->total < t->size) {
+        b = locate(t, 0, h, &at); /* key 0 marks a free slot */
+        b = b ? b : make_room(t, h, &at);
+    }
     if (!b) {
         write_once(&t->port[port].limited, t->port[port].limited + 1);
         return -ENOSPC;
@@ -169,14 +199,14 @@ static void learn(struct mactab *t, uint64_t key, struct mac_hash h, uint16_t po
     struct mac_bucket *b = locate(t, key, h, &at);
     if (!b) {
         if (room_for(t, port)) {
-            insert(t, key, h, port, t->now);
+            insert(t, key, h, port, read_once(&t->now));
         }
     } else if (b->seen[at] == SEEN_STATIC) {
         ; /* a static entry stays where it is */
     } else if (b->port[at] == port) {
-        write_once(&b->seen[at], t->now);
+        write_once(&b->seen[at], read_once(&t->now));
     } else if (room_for(t, port)) {
-        move(t, b, at, port, t->now);
+        move(t, b, at, port, read_once(&t->now));
     }
 }
 
@@ -212,7 +242,7 @@ void mactab_set_now(struct mactab *t, uint16_t seconds)
 
 static uint16_t age_of(const struct mactab *t, uint16_t seen)
 {
-    return seen == SEEN_STATIC ? 0 : (uint16_t)((t->now + SEEN_STATIC - seen) % SEEN_STATIC);
+    return seen == SEEN_STATIC ? 0 : (uint16_t)((read_once(&t->now) + SEEN_STATIC - seen) % SEEN_STATIC);
 }
 
 uint32_t mactab_age(struct mactab *t, uint16_t (*max_age)(void *arg, uint16_t fid), void *arg,
@@ -239,10 +269,19 @@ uint32_t mactab_age(struct mactab *t, uint16_t (*max_age)(void *arg, uint16_t fi
     return forgotten;
 }
 
+/* While set, no entry changes its bucket: one that moves behind a walk's back would escape it. */
+static void set_walked(struct mactab *t, bool walked)
+{
+    lock(t);
+    t->walked = walked;
+    unlock(t);
+}
+
 uint32_t mactab_flush(struct mactab *t, uint16_t port, int fid, bool statics)
 {
     uint32_t n = 0;
 
+    set_walked(t, true);
     for (uint32_t k = 0; k <= t->mask; k++) {
         struct mac_bucket *b = &t->bucket[k];
 
@@ -260,6 +299,7 @@ uint32_t mactab_flush(struct mactab *t, uint16_t port, int fid, bool statics)
             unlock(t);
         }
     }
+    set_walked(t, false);
     return n;
 }
 

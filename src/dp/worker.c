@@ -57,6 +57,15 @@ static void flush_signals(struct wctx *c)
     c->n_signals = 0;
 }
 
+/* A queue is attached before its port is in the view, and detached after it has left it: meanwhile
+ * its frames wait. */
+static bool in_view(const struct view *view, const struct rxq *q)
+{
+    uint16_t id = read_once(&q->port->id);
+
+    return id < PORT_MAX && view->port[id].port == q->port;
+}
+
 /* Take what a queue has, within its budget. */
 static uint32_t poll_queue(struct worker *w, const struct view *view, struct rxq *q)
 {
@@ -94,7 +103,7 @@ uint32_t worker_round(struct worker *w)
     for (unsigned i = 0; i < list->n; i++) {
         struct rxq *q = list->q[i];
 
-        if (!q->event_driven || q->ready) {
+        if ((!q->event_driven || q->ready) && in_view(view, q)) {
             frames += poll_queue(w, view, q);
         }
     }

@@ -4,10 +4,10 @@
 #define PORT_KINDS_H
 
 #include "port/port.h"
-#include "port/port_dummy.h"
-#include "port/port_tap.h"
 
 extern const struct port_ops port_vhost_ops; /* port_vhost.c: vhost-user back-end */
+extern const struct port_ops port_tap_ops;   /* port_tap.c: a TAP device of the host */
+extern const struct port_ops port_dummy_ops; /* port_dummy.c: the other side is a test */
 
 #define PORT_KINDS &port_vhost_ops, &port_tap_ops, &port_dummy_ops,
 

@@ -7,6 +7,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -161,9 +162,10 @@ static int check_name(const char *name, struct err *e)
     return 0;
 }
 
-static const struct port_ops *find_kind(const char *kind, struct err *e)
+static const struct port_ops *find_kind(const char *port, const char *kind, struct err *e)
 {
     const char *names[ARRAY_SIZE(kinds)];
+    char all[200] = "";
     size_t n = 0;
 
     for (; kinds[n]; n++) {
@@ -171,10 +173,12 @@ static const struct port_ops *find_kind(const char *kind, struct err *e)
             return kinds[n];
         }
         names[n] = kinds[n]->kind;
+        size_t at = strlen(all);
+        snprintf(all + at, sizeof(all) - at, "%s%s", n ? ", " : "", names[n]);
     }
     const char *near = nearest(kind, names, n);
-    err_set(e, -EINVAL, "'%.40s' is no kind of port%s%s%s", kind, near ? "; did you mean '" : "",
-            near ? near : "", near ? "'?" : "");
+    err_set(e, -EINVAL, "port %s: '%.40s' is no kind of port%s%s%s; there are %s", port, kind,
+            near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "", all);
     return NULL;
 }
 
@@ -205,7 +209,7 @@ int port_create(struct port **out, const struct port_conf *c, const struct port_
                 struct err *e)
 {
     int rc = check_name(c->name, e);
-    const struct port_ops *ops = rc ? NULL : find_kind(c->kind ? c->kind : "vhost-user", e);
+    const struct port_ops *ops = rc ? NULL : find_kind(c->name, c->kind ? c->kind : "vhost-user", e);
 
     if (!ops) {
         return rc ? rc : -EINVAL;

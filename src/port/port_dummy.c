@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "pkt/copy.h"
+#include "port/kinds.h"
 
 struct frame {
     struct frame *next;
@@ -236,6 +237,11 @@ static uint32_t dummy_rx(struct rxq *q, struct batch *b, struct wctx *w)
         struct frame *f = d->in.head;
         struct pkt *k = &b->pkt[b->n];
 
+        if (f->len < PKT_MIN_LEN || f->len > PKT_MAX_LEN) {
+            port_count_drop(&d->port, w, f->len < PKT_MIN_LEN ? DROP_RUNT : DROP_GIANT, 1);
+            list_push(&d->lent, list_pop(&d->in));
+            continue;
+        }
         memset(k, 0, sizeof(*k));
         k->len = f->len;
         k->snap_len = (uint16_t)MIN(f->len, PKT_SNAP - VNET_HDR_LEN);
@@ -248,7 +254,7 @@ static uint32_t dummy_rx(struct rxq *q, struct batch *b, struct wctx *w)
         bytes += f->len;
         b->n++;
     }
-    b->n_loans = b->n;
+    b->n_loans = d->lent.n;
     pthread_mutex_unlock(&d->lock);
 
     struct port_counters *c = &d->port.counters[w->id];
@@ -286,21 +292,31 @@ static void dummy_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32
 {
     struct port_dummy *d = dummy_of(p);
     struct port_counters *c = &p->counters[w->id];
-    uint32_t i;
+    uint32_t max_len = read_once(&p->max_len), frames = 0;
+    bool ready = read_once(&p->ready);
     uint64_t bytes = 0;
 
     pthread_mutex_lock(&d->lock);
-    for (i = 0; i < n && d->room; i++, d->room--) {
-        dummy_record(d, &b->pkt[idx[i]]);
-        bytes += b->pkt[idx[i]].len;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct pkt *k = &b->pkt[idx[i]];
+
+        if (!ready || k->len > max_len || !d->room) {
+            port_count_drop(p, w,
+                            !ready             ? DROP_NOT_READY
+                            : k->len > max_len ? DROP_MTU
+                                               : DROP_NO_BUFFERS,
+                            1);
+            continue;
+        }
+        dummy_record(d, k);
+        d->room--;
+        frames++;
+        bytes += k->len;
     }
     pthread_mutex_unlock(&d->lock);
 
-    write_once(&c->tx_frames, c->tx_frames + i);
+    write_once(&c->tx_frames, c->tx_frames + frames);
     write_once(&c->tx_bytes, c->tx_bytes + bytes);
-    if (i < n) {
-        port_count_drop(p, w, DROP_NO_BUFFERS, n - i);
-    }
 }
 
 static bool dummy_arm(struct rxq *q)

@@ -9,7 +9,7 @@
  *     assert(dummy_n_sent(b) == 1);
  *
  * Threads: all functions from any thread (a lock inside; the switch's workers take it per burst).
- * Nothing here fails on a frame's content: runts and giants are the bridge's to judge.
+ * Runts and giants are dropped and counted when the switch takes them, as by every kind.
  */
 #ifndef PORT_PORT_DUMMY_H
 #define PORT_PORT_DUMMY_H
@@ -21,8 +21,6 @@
 /* Frames recorded at most (option depth=N); further ones are dropped like by a guest that posts no
  * receive buffers, as DROP_NO_BUFFERS. */
 #define DUMMY_DEPTH 4096
-
-extern const struct port_ops port_dummy_ops;
 
 /* A frame for the switch to receive; copied. In several spans: the loan is cut where the iovecs
  * are. */

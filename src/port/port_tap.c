@@ -35,7 +35,7 @@
  * Link state.  A netlink socket (control thread) tells when the device goes up or down, changes its
  * MTU or disappears.  Down means that the port is not ready: nothing is flooded to it.
  */
-#include "port/port_tap.h"
+#include "port/port.h"
 
 #include <errno.h>
 #include <event2/event.h>
@@ -58,6 +58,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "port/kinds.h"
 
 #define TUN_PATH       "/dev/net/tun"
 #define TAP_MTU_MIN    68
