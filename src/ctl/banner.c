@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The lines to paste.  They are exact: the guest's memory is shared (a vhost-user port cannot work
+ * otherwise), the ring size is the largest that QEMU has, and the VM comes back by itself after a
+ * restart of the switch.  The word for that changed: reconnect=SECONDS until QEMU 9.1,
+ * reconnect-ms=MILLISECONDS since 9.2.
+ */
+#include "ctl/banner.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "ctl/conf.h"
+#include "ctl/rundir.h"
+
+#define QEMU_BINARY "qemu-system-x86_64"
+#define QEMU_WAIT_NS 5000000000ull
+
+struct qemu_version qemu_parse_version(const char *text)
+{
+    struct qemu_version v = {0};
+    const char *p = strstr(text, "version ");
+
+    if (!p || sscanf(p, "version %u.%u", &v.major, &v.minor) != 2) {
+        v = (struct qemu_version){0};
+    }
+    return v;
+}
+
+/* Read until end of file or the deadline; a QEMU that hangs must not hang the switch. */
+static void read_for_a_while(int fd, char *text, size_t size)
+{
+    uint64_t end = clock_ns() + QEMU_WAIT_NS;
+    size_t len = 0;
+
+    while (len < size - 1) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        uint64_t now = clock_ns();
+
+        if (now >= end || poll(&p, 1, (int)((end - now) / 1000000 + 1)) <= 0) {
+            break;
+        }
+
+        ssize_t n = read(fd, text + len, size - 1 - len);
+
+        if (n <= 0) {
+            break;
+        }
+        len += (size_t)n;
+    }
+    text[len] = 0;
+}
+
+struct qemu_version qemu_find(void)
+{
+    extern char **environ;
+    char *argv[] = {(char *)QEMU_BINARY, (char *)"--version", NULL};
+    posix_spawn_file_actions_t act;
+    char text[256] = "";
+    int fd[2];
+    pid_t pid;
+
+    if (pipe2(fd, O_CLOEXEC)) {
+        return (struct qemu_version){0};
+    }
+    posix_spawn_file_actions_init(&act);
+    posix_spawn_file_actions_adddup2(&act, fd[1], STDOUT_FILENO);
+    posix_spawn_file_actions_addopen(&act, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+    posix_spawn_file_actions_addopen(&act, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+
+    int rc = posix_spawnp(&pid, QEMU_BINARY, &act, NULL, argv, environ);
+
+    posix_spawn_file_actions_destroy(&act);
+    close(fd[1]);
+    if (!rc) {
+        read_for_a_while(fd[0], text, sizeof(text));
+        kill(pid, SIGKILL);
+        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+        }
+    }
+    close(fd[0]);
+    return qemu_parse_version(text);
+}
+
+void banner_mac(const char *port_name, uint8_t mac[6])
+{
+    uint32_t h = 2166136261u; /* FNV-1a: the same everywhere and for ever */
+
+    for (const char *p = port_name; *p; p++) {
+        h = (h ^ (uint8_t)*p) * 16777619u;
+    }
+    mac[0] = 0x52; /* locally administered, unicast */
+    mac[1] = 0x54;
+    for (int i = 0; i < 4; i++) {
+        mac[2 + i] = (uint8_t)(h >> (8 * i));
+    }
+}
+
+/* A word for QEMU's option parser (commas doubled) and the shell (quoted when needed). */
+static void put_qemu_path(FILE *f, const char *path)
+{
+    for (const char *p = path; *p; p++) {
+        if (*p == ',') {
+            fputs(",,", f);
+        } else if (strchr("\\'\" \t\n$`&|;<>()*?[]#~!{}", *p)) {
+            fprintf(f, "\\%c", *p);
+        } else {
+            fputc(*p, f);
+        }
+    }
+}
+
+struct plug {
+    const char *name;
+    const char *path;   /* of the socket */
+    const char *mtu;    /* NULL: not said */
+    bool qemu_listens;
+    char mac[18];
+};
+
+static void put_qemu(FILE *f, const struct plug *p, struct qemu_version q)
+{
+    bool ms = q.major == 0 || q.major > 9 || (q.major == 9 && q.minor >= 2);
+
+    fputs("  qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on "
+          "-machine memory-backend=mem \\\n",
+          f);
+    fprintf(f, "    -chardev socket,id=chr-%s,path=", p->name);
+    put_qemu_path(f, p->path);
+    fprintf(f, ",%s \\\n",
+            p->qemu_listens ? "server=on,wait=off"
+            : ms            ? "reconnect-ms=1000"
+                            : "reconnect=1");
+    fprintf(f, "    -netdev vhost-user,id=net-%s,chardev=chr-%s \\\n", p->name, p->name);
+    fprintf(f,
+            "    -device virtio-net-pci,netdev=net-%s,mac=%s,rx_queue_size=1024,tx_queue_size=1024",
+            p->name, p->mac);
+    if (p->mtu) {
+        fprintf(f, ",host_mtu=%s", p->mtu);
+    }
+    fputs("\n", f);
+}
+
+static void put_xml_text(FILE *f, const char *s)
+{
+    for (; *s; s++) {
+        switch (*s) {
+        case '&':
+            fputs("&amp;", f);
+            break;
+        case '<':
+            fputs("&lt;", f);
+            break;
+        case '\'':
+            fputs("&apos;", f);
+            break;
+        default:
+            fputc(*s, f);
+        }
+    }
+}
+
+static void put_libvirt(FILE *f, const struct plug *p)
+{
+    fprintf(f, "  <interface type='vhostuser'>\n    <mac address='%s'/>\n", p->mac);
+    fputs("    <source type='unix' path='", f);
+    put_xml_text(f, p->path);
+    if (p->qemu_listens) {
+        fputs("' mode='server'/>\n", f);
+    } else {
+        fputs("' mode='client'>\n      <reconnect enabled='yes' timeout='1'/>\n    </source>\n", f);
+    }
+    fputs("    <model type='virtio'/>\n", f);
+    if (p->mtu) {
+        fprintf(f, "    <mtu size='%s'/>\n", p->mtu);
+    }
+    fputs("    <driver rx_queue_size='1024' tx_queue_size='1024'/>\n  </interface>\n", f);
+}
+
+void banner_print(FILE *f, const struct dp *dp, const char *rundir, struct qemu_version qemu,
+                  bool libvirt)
+{
+    static struct port *port[PORT_MAX];
+    unsigned n = dp_ports(dp, port, PORT_MAX), printed = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        const struct port_conf *c = &port[i]->conf;
+        const char *client = port_conf_get(c, "client");
+        const char *path = client ? client : port_conf_get(c, "path");
+        char file[PORT_NAME_MAX + 8], *made = NULL;
+        uint8_t mac[6];
+
+        if (strcmp(port[i]->ops->kind, "vhost-user")) {
+            continue;
+        }
+        if (!path) {
+            snprintf(file, sizeof(file), "%s.sock", c->name);
+            path = made = rundir_path(rundir, file);
+        }
+
+        struct plug p = {c->name, path ? path : "", port_conf_get(c, "mtu"), client != NULL, ""};
+
+        banner_mac(c->name, mac);
+        conf_write_mac(p.mac, mac);
+        if (!printed++ && libvirt) {
+            fputs("Every domain needs shared memory:\n"
+                  "  <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>\n",
+                  f);
+        } else if (printed == 1 && qemu.major == 0) {
+            fputs("No qemu-system-x86_64 was found in PATH: these lines are for QEMU 9.2 and later; "
+                  "for an older one write reconnect=1 instead of reconnect-ms=1000.\n",
+                  f);
+        }
+        fprintf(f, "Plug a VM into %s%s:\n", c->name,
+                client ? " (QEMU listens, ringway connects)" : "");
+        if (libvirt) {
+            put_libvirt(f, &p);
+        } else {
+            put_qemu(f, &p, qemu);
+        }
+        free(made);
+    }
+}

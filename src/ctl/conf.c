@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The configuration as a struct: reading single values, building it up, putting it into a switch.
+ * The file itself is read in conf_yaml.c and written in conf_dump.c.
+ */
+#include "ctl/conf.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/nearest.h"
+
+void conf_init(struct conf *c)
+{
+    *c = (struct conf){
+        .log_level = -1,
+        .mac_size = MACTAB_DEFAULT_SIZE,
+        .poll_us = CONF_POLL_US,
+    };
+}
+
+void conf_fini(struct conf *c)
+{
+    for (unsigned i = 0; i < c->n_ports; i++) {
+        port_conf_free(&c->port[i]);
+    }
+    free(c->port);
+    free(c->bridge);
+    free(c->mac);
+    free(c->file);
+    free(c->rundir);
+    conf_init(c);
+}
+
+bool conf_name_ok(const char *name)
+{
+    size_t len = strlen(name);
+
+    if (len == 0 || len > PORT_NAME_MAX || !isalnum((unsigned char)name[0])) {
+        return false;
+    }
+    for (size_t i = 0; i < len; i++) {
+        if (!isalnum((unsigned char)name[i]) && !strchr("._-", name[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+int conf_read_bool(const char *text)
+{
+    static const char *const yes[] = {"yes", "true", "on", "1"};
+    static const char *const no[] = {"no", "false", "off", "0"};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(yes); i++) {
+        if (!strcasecmp(text, yes[i])) {
+            return 1;
+        }
+        if (!strcasecmp(text, no[i])) {
+            return 0;
+        }
+    }
+    return -1;
+}
+
+int conf_read_mac(const char *text, uint8_t mac[6])
+{
+    for (int i = 0; i < 6; i++) {
+        if (!isxdigit((unsigned char)text[0]) || !isxdigit((unsigned char)text[1])) {
+            return -EINVAL;
+        }
+        char hex[3] = {text[0], text[1], 0};
+
+        mac[i] = (uint8_t)strtoul(hex, NULL, 16);
+        text += 2;
+        if (i < 5 && *text != ':' && *text != '-') {
+            return -EINVAL;
+        }
+        text += i < 5;
+    }
+    return *text ? -EINVAL : 0;
+}
+
+void conf_write_mac(char out[18], const uint8_t mac[6])
+{
+    snprintf(out, 18, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4],
+             mac[5]);
+}
+
+/* A decimal number, or no number at all: "12x", "-1", "" and " 1" are refused. */
+static bool read_number(const char *text, unsigned long max, unsigned long *out)
+{
+    char *end;
+
+    if (!isdigit((unsigned char)text[0])) {
+        return false;
+    }
+    errno = 0;
+    *out = strtoul(text, &end, 10);
+    return !errno && !*end && *out <= max;
+}
+
+int conf_set_mac_size(struct conf *c, const char *text, struct err *e)
+{
+    unsigned long v;
+
+    if (!read_number(text, CONF_MAC_SIZE_MAX, &v) || v == 0) {
+        return err_set(e, -EINVAL, "mac-size \"%s\" is not a number of entries from 1 to %u", text,
+                       CONF_MAC_SIZE_MAX);
+    }
+    c->mac_size = (uint32_t)v;
+    return 0;
+}
+
+int conf_set_poll_us(struct conf *c, const char *text, struct err *e)
+{
+    unsigned long v;
+
+    if (!read_number(text, CONF_POLL_US_MAX, &v)) {
+        return err_set(e, -EINVAL, "poll-us \"%s\" is not a number of microseconds from 0 to %u",
+                       text, CONF_POLL_US_MAX);
+    }
+    c->poll_us = (unsigned)v;
+    return 0;
+}
+
+static int add_cpu(struct conf *c, unsigned long cpu, const cpu_set_t *allowed, struct err *e)
+{
+    if (cpu >= CPU_SETSIZE || !CPU_ISSET(cpu, allowed)) {
+        return err_set(e, -EINVAL,
+                       "worker CPU %lu is not one that this process may use (see "
+                       "Cpus_allowed_list in /proc/self/status)",
+                       cpu);
+    }
+    for (unsigned i = 0; i < c->n_cpu; i++) {
+        if (c->cpu[i] == (int)cpu) {
+            return err_set(e, -EINVAL, "worker CPU %lu is named twice", cpu);
+        }
+    }
+    if (c->n_cpu == WORKER_MAX) {
+        return err_set(e, -EINVAL, "more than %d workers", WORKER_MAX);
+    }
+    c->cpu[c->n_cpu++] = (int)cpu;
+    return 0;
+}
+
+int conf_add_cpus(struct conf *c, const char *list, struct err *e)
+{
+    cpu_set_t allowed;
+    const char *p = list;
+
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) < 0) {
+        return err_set(e, -errno, "cannot read the CPUs of this process: %s", strerror(errno));
+    }
+    do {
+        char *end;
+        unsigned long from, to;
+
+        if (!isdigit((unsigned char)*p)) {
+            goto bad;
+        }
+        from = to = strtoul(p, &end, 10);
+        if (*end == '-') {
+            p = end + 1;
+            if (!isdigit((unsigned char)*p)) {
+                goto bad;
+            }
+            to = strtoul(p, &end, 10);
+        }
+        if (to < from || (*end && *end != ',')) {
+            goto bad;
+        }
+        for (unsigned long cpu = from; cpu <= to; cpu++) {
+            int rc = add_cpu(c, cpu, &allowed, e);
+
+            if (rc) {
+                return rc;
+            }
+        }
+        p = end;
+    } while (*p++ == ',');
+    return 0;
+bad:
+    return err_set(e, -EINVAL, "\"%s\" is not a list of CPUs like 0 or 2-3 or 0,2", list);
+}
+
+int conf_add_port(struct conf *c, struct port_conf *p, struct err *e)
+{
+    for (unsigned i = 0; i < c->n_ports; i++) {
+        if (!strcmp(c->port[i].name, p->name)) {
+            return err_set(e, -EEXIST, "port %s is named twice", p->name);
+        }
+    }
+    if (c->n_ports == PORT_MAX) {
+        return err_set(e, -E2BIG, "more than %d ports", PORT_MAX);
+    }
+
+    struct port_conf *a = realloc(c->port, (c->n_ports + 1) * sizeof(*a));
+
+    if (!a) {
+        return err_set(e, -ENOMEM, "out of memory");
+    }
+    c->port = a;
+    a[c->n_ports++] = *p;
+    *p = (struct port_conf){0};
+    return 0;
+}
+
+static const struct port_ops *find_kind(const char *kind, struct err *e)
+{
+    const char *names[32] = {0};
+    size_t n = 0;
+
+    for (const struct port_ops *const *k = port_kinds(); *k; k++) {
+        if (!strcmp((*k)->kind, kind)) {
+            return *k;
+        }
+        if (n < ARRAY_SIZE(names)) {
+            names[n++] = (*k)->kind;
+        }
+    }
+
+    const char *near = nearest(kind, names, n);
+
+    err_set(e, -EINVAL, "unknown kind of port \"%.40s\"%s%s%s", kind,
+            near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+    return NULL;
+}
+
+static int check_key(const struct port_ops *ops, const char *key, struct err *e)
+{
+    const struct port_option_def *const tables[] = {dp_port_options(), ops->options};
+    const char *names[64] = {0};
+    size_t n = 0;
+
+    for (unsigned t = 0; t < ARRAY_SIZE(tables); t++) {
+        for (const struct port_option_def *d = tables[t]; d && d->key; d++) {
+            if (!strcmp(d->key, key)) {
+                return 0;
+            }
+            if (n < ARRAY_SIZE(names)) {
+                names[n++] = d->key;
+            }
+        }
+    }
+
+    const char *near = nearest(key, names, n);
+
+    return err_set(e, -EINVAL, "unknown key \"%.40s\" for a %s port%s%s%s", key, ops->kind,
+                   near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+}
+
+int conf_check_port(const struct port_conf *p, struct err *e)
+{
+    const struct port_ops *ops = find_kind(p->kind, e);
+
+    if (!ops) {
+        return -EINVAL;
+    }
+    for (unsigned i = 0; i < p->n_opt; i++) {
+        int rc = check_key(ops, p->opt[i].key, e);
+
+        if (rc) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+static int at_line(const struct conf *c, unsigned line, struct err *e)
+{
+    return line && c->file ? err_prefix(e, "%s:%u", c->file, line) : e->code;
+}
+
+int conf_apply(const struct conf *c, struct dp *dp, struct err *e)
+{
+    for (unsigned i = 0; i < c->n_bridges; i++) {
+        if (dp_bridge_set(dp, &c->bridge[i], e)) {
+            return at_line(c, c->bridge[i].line, e);
+        }
+    }
+    for (unsigned i = 0; i < c->n_ports; i++) {
+        if (dp_port_add(dp, &c->port[i], e)) {
+            return at_line(c, c->port[i].line, e);
+        }
+    }
+    for (unsigned i = 0; i < c->n_macs; i++) {
+        if (dp_mac_add(dp, c->mac[i].port, c->mac[i].mac, e)) {
+            return at_line(c, c->mac[i].line, e);
+        }
+    }
+    return 0;
+}

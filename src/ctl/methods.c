@@ -1,0 +1,594 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The methods of the control socket, one function each, and the table that names them.  Members of
+ * results are snake_case; keys of ports are as in the configuration file.  docs/control.md is the
+ * reference.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ctl/ctl_int.h"
+#include "pkt/drop.h"
+
+#ifndef RINGWAY_VERSION
+#error "RINGWAY_VERSION comes from the build"
+#endif
+
+/* --- reading parameters ------------------------------------------------------------------- */
+
+/* A string parameter; *out is NULL when an optional one is left out. */
+static int want_string(const json_t *params, const char *key, bool required, const char **out,
+                       struct err *e)
+{
+    const json_t *v = json_object_get(params, key);
+
+    *out = NULL;
+    if (!v || json_is_null(v)) {
+        return required ? err_set(e, CTL_BAD_PARAMS, "parameter \"%s\" is missing", key) : 0;
+    }
+    if (!json_is_string(v)) {
+        return err_set(e, CTL_BAD_PARAMS, "parameter \"%s\" must be a string", key);
+    }
+    *out = json_string_value(v);
+    return 0;
+}
+
+static int want_mac(const json_t *params, uint8_t mac[6], struct err *e)
+{
+    const char *text;
+    int rc = want_string(params, "mac", true, &text, e);
+
+    if (!rc && conf_read_mac(text, mac)) {
+        return err_set(e, CTL_BAD_PARAMS, "\"%.80s\" is not a MAC address like 52:54:00:12:34:56",
+                       text);
+    }
+    return rc;
+}
+
+static int want_number(const json_t *params, const char *key, json_int_t min, json_int_t max,
+                       json_int_t *out, struct err *e)
+{
+    const json_t *v = json_object_get(params, key);
+
+    if (!v || json_is_null(v)) {
+        return 0;
+    }
+    if (!json_is_integer(v) || json_integer_value(v) < min || json_integer_value(v) > max) {
+        return err_set(e, CTL_BAD_PARAMS, "parameter \"%s\" must be a whole number from %lld to %lld",
+                       key, (long long)min, (long long)max);
+    }
+    *out = json_integer_value(v);
+    return 0;
+}
+
+/* A port that must exist, or NULL in *out when the optional parameter is left out. */
+static int want_port(struct ctl *c, const json_t *params, const char *key, bool required,
+                     struct port **out, struct err *e)
+{
+    const char *name;
+    int rc = want_string(params, key, required, &name, e);
+
+    *out = NULL;
+    if (rc || !name) {
+        return rc;
+    }
+    *out = dp_port(c->dp, name);
+    return *out ? 0 : err_set(e, -ENOENT, "there is no port %.80s", name);
+}
+
+/* The ports that a list is about: the named one, or all. Valid until the next call. */
+static int select_ports(struct ctl *c, const json_t *params, const char *key, struct port ***out,
+                        unsigned *n, struct err *e)
+{
+    static struct port *all[PORT_MAX];
+    struct port *one;
+    int rc = want_port(c, params, key, false, &one, e);
+
+    if (rc) {
+        return rc;
+    }
+    *n = one ? 1 : dp_ports(c->dp, all, PORT_MAX);
+    if (one) {
+        all[0] = one;
+    }
+    *out = all;
+    return 0;
+}
+
+/* --- ports -------------------------------------------------------------------------------- */
+
+static json_t *options_json(const struct port_conf *conf)
+{
+    json_t *o = json_object();
+
+    for (unsigned i = 0; i < conf->n_opt; i++) {
+        json_object_set_new(o, conf->opt[i].key, json_string(conf->opt[i].value));
+    }
+    return o;
+}
+
+static json_t *direction_json(uint64_t frames, uint64_t bytes, double pps, double byte_rate)
+{
+    return json_pack("{s:I, s:I, s:f, s:f}", "frames", (json_int_t)frames, "bytes",
+                     (json_int_t)bytes, "pps", pps, "bps", byte_rate * 8);
+}
+
+static json_t *port_json(const struct ctl *c, const struct port *p)
+{
+    const struct mactab *t = dp_mactab(c->dp);
+    struct port_rates r = rates_port(c->rates, p);
+    const char *bridge = dp_port_bridge(c->dp, p);
+    struct port_counters n;
+    json_t *o = json_object(), *state = json_object();
+    uint64_t drops = 0;
+    double drop_rate = 0;
+
+    port_counters_sum(p, &n);
+    for (unsigned i = 0; i < DROP_N; i++) {
+        drops += n.drop[i];
+        drop_rate += r.drop[i];
+    }
+    json_object_set_new(o, "name", json_string(p->name));
+    json_object_set_new(o, "kind", json_string(p->ops->kind));
+    json_object_set_new(o, "bridge", bridge ? json_string(bridge) : json_null());
+    json_object_set_new(o, "ready", json_boolean(read_once(&p->ready)));
+    json_object_set_new(o, "isolated", json_boolean(dp_port_isolated(c->dp, p)));
+    json_object_set_new(o, "max_frame", json_integer(p->max_len));
+    json_object_set_new(o, "options", options_json(&p->conf));
+    json_object_set_new(o, "rx", direction_json(n.rx_frames, n.rx_bytes, r.rx_frames, r.rx_bytes));
+    json_object_set_new(o, "tx", direction_json(n.tx_frames, n.tx_bytes, r.tx_frames, r.tx_bytes));
+    json_object_set_new(o, "drops", json_integer((json_int_t)drops));
+    json_object_set_new(o, "drops_pps", json_real(drop_rate));
+    json_object_set_new(o, "macs",
+                        json_pack("{s:I, s:I, s:I}", "learnt", (json_int_t)mactab_count(t, p->id),
+                                  "limit", (json_int_t)mactab_limit(t, p->id), "refused",
+                                  (json_int_t)mactab_limited(t, p->id)));
+    if (p->ops->show) {
+        p->ops->show(p, state);
+    }
+    json_object_set_new(o, "state", state);
+    return o;
+}
+
+static int ports_list(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    struct port **p;
+    unsigned n;
+    int rc = select_ports(c, params, "name", &p, &n, e);
+
+    if (rc) {
+        return rc;
+    }
+
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < n; i++) {
+        json_array_append_new(list, port_json(c, p[i]));
+    }
+    *result = json_pack("{s:o}", "ports", list);
+    return 0;
+}
+
+/* Options may be written as strings, numbers or booleans. */
+static int add_options(struct port_conf *conf, const json_t *options, struct err *e)
+{
+    const char *key;
+    json_t *v;
+
+    json_object_foreach((json_t *)(uintptr_t)options, key, v)
+    {
+        char number[32];
+        const char *text = json_string_value(v);
+
+        if (json_is_integer(v)) {
+            snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(v));
+            text = number;
+        } else if (json_is_boolean(v)) {
+            text = json_is_true(v) ? "yes" : "no";
+        }
+        if (!text) {
+            return err_set(e, CTL_BAD_PARAMS,
+                           "option \"%.80s\" must be a string, a number or a boolean", key);
+        }
+        if (port_conf_set(conf, key, text)) {
+            return err_set(e, -ENOMEM, "out of memory");
+        }
+    }
+    return 0;
+}
+
+static int port_add(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    const json_t *options = json_object_get(params, "options");
+    const char *name, *kind;
+    struct port_conf conf = {0};
+    int rc = want_string(params, "name", true, &name, e);
+
+    if (!rc) {
+        rc = want_string(params, "kind", false, &kind, e);
+    }
+    if (rc) {
+        return rc;
+    }
+    if (options && !json_is_object(options)) {
+        return err_set(e, CTL_BAD_PARAMS, "parameter \"options\" must be an object");
+    }
+    if (!conf_name_ok(name)) {
+        return err_set(e, -EINVAL,
+                       "\"%.80s\" is not a name: up to %d letters, digits, '.', '_' and '-', the "
+                       "first a letter or digit",
+                       name, PORT_NAME_MAX);
+    }
+    conf.name = strdup(name);
+    conf.kind = strdup(kind ? kind : "vhost-user");
+    rc = conf.name && conf.kind ? add_options(&conf, options, e)
+                                : err_set(e, -ENOMEM, "out of memory");
+    if (!rc) {
+        rc = conf_check_port(&conf, e);
+    }
+    if (!rc) {
+        rc = dp_port_add(c->dp, &conf, e);
+    }
+    port_conf_free(&conf);
+    if (!rc) {
+        *result = port_json(c, dp_port(c->dp, name));
+    }
+    return rc;
+}
+
+static int port_del(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    struct port *p;
+    int rc = want_port(c, params, "name", true, &p, e);
+
+    return rc ? rc : dp_port_del(c->dp, p->name, e);
+}
+
+static int port_set(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    const char *key, *value;
+    struct port *p;
+    int rc = want_port(c, params, "name", true, &p, e);
+
+    if (!rc) {
+        rc = want_string(params, "key", true, &key, e);
+    }
+    if (!rc) {
+        rc = want_string(params, "value", true, &value, e);
+    }
+    return rc ? rc : dp_port_set(c->dp, p->name, key, value, e);
+}
+
+/* --- drops -------------------------------------------------------------------------------- */
+
+static void port_drops(const struct ctl *c, const struct port *p, json_t *list)
+{
+    struct port_rates r = rates_port(c->rates, p);
+    struct port_counters n;
+
+    port_counters_sum(p, &n);
+    for (unsigned i = 0; i < DROP_N; i++) {
+        char text[256];
+
+        if (!n.drop[i]) {
+            continue;
+        }
+        snprintf(text, sizeof(text), drop_info[i].text, p->name);
+        json_array_append_new(list, json_pack("{s:s, s:s, s:I, s:f, s:s}", "port", p->name,
+                                              "reason", drop_info[i].name, "frames",
+                                              (json_int_t)n.drop[i], "pps", r.drop[i], "text",
+                                              text));
+    }
+}
+
+static int drops_list(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    struct port **p;
+    unsigned n;
+    int rc = select_ports(c, params, "port", &p, &n, e);
+
+    if (rc) {
+        return rc;
+    }
+
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < n; i++) {
+        port_drops(c, p[i], list);
+    }
+    *result = json_pack("{s:o}", "drops", list);
+    return 0;
+}
+
+/* --- addresses ---------------------------------------------------------------------------- */
+
+struct mac_walk {
+    const struct dp *dp;
+    const char *bridge;           /* NULL: all */
+    const struct port *only;      /* NULL: all */
+    const char *name[PORT_MAX];   /* of each port number, NULL: none */
+    json_int_t skip, seen;
+    json_t *list;
+};
+
+static void mac_visit(void *arg, const struct mac_entry *m)
+{
+    struct mac_walk *w = arg;
+    const char *bridge = dp_fid_bridge(w->dp, (uint16_t)(m->key >> 48));
+    const char *port = m->port < PORT_MAX ? w->name[m->port] : NULL;
+    uint8_t mac[6];
+    char text[18];
+
+    if (!bridge || !port || (w->only && w->only->id != m->port) ||
+        (w->bridge && strcmp(w->bridge, bridge))) {
+        return;
+    }
+    if (w->seen++ < w->skip || json_array_size(w->list) == CTL_MACS_PER_REPLY) {
+        return;
+    }
+    for (int i = 0; i < 6; i++) {
+        mac[i] = (uint8_t)(m->key >> (8 * i));
+    }
+    conf_write_mac(text, mac);
+    json_array_append_new(w->list, json_pack("{s:s, s:s, s:s, s:b, s:i}", "mac", text, "bridge",
+                                             bridge, "port", port, "static", (int)m->is_static,
+                                             "age", (int)m->age));
+}
+
+/* A page of the table: it may hold millions, and one answer must stay small. */
+static int macs_list(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    static struct mac_walk w;
+    static struct port *port[PORT_MAX];
+    struct port *only;
+    int rc;
+
+    w = (struct mac_walk){.dp = c->dp};
+    rc = want_port(c, params, "port", false, &only, e);
+    if (!rc) {
+        rc = want_string(params, "bridge", false, &w.bridge, e);
+    }
+    if (!rc) {
+        rc = want_number(params, "from", 0, UINT32_MAX, &w.skip, e);
+    }
+    if (rc) {
+        return rc;
+    }
+    w.only = only;
+    for (unsigned i = 0, n = dp_ports(c->dp, port, PORT_MAX); i < n; i++) {
+        if (port[i]->id < PORT_MAX) {
+            w.name[port[i]->id] = port[i]->name;
+        }
+    }
+    w.list = json_array();
+    mactab_each(dp_mactab(c->dp), mac_visit, &w);
+
+    json_int_t next = w.skip + (json_int_t)json_array_size(w.list);
+
+    *result = json_pack("{s:o, s:I, s:I, s:I, s:o}", "macs", w.list, "matching", w.seen, "total",
+                        (json_int_t)mactab_total(dp_mactab(c->dp)), "size",
+                        (json_int_t)mactab_size(dp_mactab(c->dp)), "next",
+                        next < w.seen ? json_integer(next) : json_null());
+    return 0;
+}
+
+static int mac_add(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    uint8_t mac[6];
+    struct port *p;
+    int rc = want_mac(params, mac, e);
+
+    if (!rc) {
+        rc = want_port(c, params, "port", true, &p, e);
+    }
+    return rc ? rc : dp_mac_add(c->dp, p->name, mac, e);
+}
+
+static int mac_del(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    const char *bridge;
+    uint8_t mac[6];
+    int rc = want_mac(params, mac, e);
+
+    if (!rc) {
+        rc = want_string(params, "bridge", false, &bridge, e);
+    }
+    return rc ? rc : dp_mac_del(c->dp, bridge ? bridge : BRIDGE_DEFAULT, mac, e);
+}
+
+static int mac_flush(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    const char *bridge;
+    struct port *p;
+    int rc = want_port(c, params, "port", false, &p, e);
+
+    if (!rc) {
+        rc = want_string(params, "bridge", false, &bridge, e);
+    }
+    if (!rc) {
+        rc = dp_mac_flush(c->dp, bridge, p ? p->name : NULL, e);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    *result = json_pack("{s:i}", "flushed", rc);
+    return 0;
+}
+
+/* --- bridges ------------------------------------------------------------------------------ */
+
+static unsigned bridges(struct ctl *c, const struct bridge_conf **out)
+{
+    static struct bridge_conf b[BRIDGE_MAX];
+
+    *out = b;
+    return dp_bridge_list(c->dp, b, BRIDGE_MAX);
+}
+
+static unsigned ports_in(struct ctl *c, const char *bridge)
+{
+    static struct port *port[PORT_MAX];
+    unsigned n = dp_ports(c->dp, port, PORT_MAX), in = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        const char *b = dp_port_bridge(c->dp, port[i]);
+
+        in += b && !strcmp(b, bridge);
+    }
+    return in;
+}
+
+static int bridge_list(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    const struct bridge_conf *b;
+    unsigned n = bridges(c, &b);
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < n; i++) {
+        json_array_append_new(list, json_pack("{s:s, s:i, s:b, s:i}", "name", b[i].name, "age",
+                                              (int)b[i].age, "forward_reserved",
+                                              (int)b[i].forward_reserved, "ports",
+                                              (int)ports_in(c, b[i].name)));
+    }
+    *result = json_pack("{s:o}", "bridges", list);
+    return 0;
+}
+
+/* Creates or changes: members that are left out keep their value (or the default). */
+static int bridge_set(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    const json_t *fwd = json_object_get(params, "forward_reserved");
+    struct bridge_conf conf = {.age = CONF_AGE};
+    const struct bridge_conf *b;
+    json_int_t age;
+    const char *name;
+    int rc = want_string(params, "name", true, &name, e);
+
+    if (rc) {
+        return rc;
+    }
+    if (!conf_name_ok(name)) {
+        return err_set(e, -EINVAL, "\"%.80s\" is not a name for a bridge", name);
+    }
+    for (unsigned i = 0, n = bridges(c, &b); i < n; i++) {
+        if (!strcmp(b[i].name, name)) {
+            conf = b[i];
+        }
+    }
+    snprintf(conf.name, sizeof(conf.name), "%s", name);
+    age = conf.age;
+    rc = want_number(params, "age", 1, 65000, &age, e);
+    if (rc) {
+        return rc;
+    }
+    conf.age = (unsigned)age;
+    if (fwd && !json_is_boolean(fwd)) {
+        return err_set(e, CTL_BAD_PARAMS, "parameter \"forward_reserved\" must be true or false");
+    }
+    if (fwd) {
+        conf.forward_reserved = json_is_true(fwd);
+    }
+    return dp_bridge_set(c->dp, &conf, e);
+}
+
+static int bridge_del(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    const char *name;
+    int rc = want_string(params, "name", true, &name, e);
+
+    return rc ? rc : dp_bridge_del(c->dp, name, e);
+}
+
+/* --- the switch --------------------------------------------------------------------------- */
+
+static json_t *queues_json(struct ctl *c, unsigned worker)
+{
+    static struct rxq *q[PORT_MAX];
+    unsigned n = dp_worker_queues(c->dp, worker, q, ARRAY_SIZE(q));
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < MIN(n, ARRAY_SIZE(q)); i++) {
+        char name[PORT_NAME_MAX + 8];
+
+        snprintf(name, sizeof(name), "%s/%u", q[i]->port->name, q[i]->queue);
+        json_array_append_new(list, json_string(name));
+    }
+    return list;
+}
+
+static int workers_list(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    struct worker_info w[WORKER_MAX];
+    unsigned n = dp_workers(c->dp, w, WORKER_MAX);
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < n; i++) {
+        struct worker_rates r = rates_worker(c->rates, w[i].id);
+
+        json_array_append_new(
+            list,
+            json_pack("{s:i, s:o, s:b, s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}",
+                      "id", (int)w[i].id, "cpu", w[i].cpu < 0 ? json_null() : json_integer(w[i].cpu),
+                      "asleep", (int)w[i].asleep, "queues", queues_json(c, w[i].id), "frames",
+                      (json_int_t)w[i].frames, "rounds", (json_int_t)w[i].rounds, "busy_rounds",
+                      (json_int_t)w[i].busy_rounds, "sleeps", (json_int_t)w[i].sleeps, "signals",
+                      (json_int_t)w[i].signals, "pps", r.frames, "sleeps_per_s", r.sleeps,
+                      "signals_per_s", r.signals, "busy", r.busy, "polling", r.idle, "sleeping",
+                      r.sleep));
+    }
+    *result = json_pack("{s:o}", "workers", list);
+    return 0;
+}
+
+static int config_get(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    json_t *config = conf_from_dp(c->dp, &c->boot);
+    char *text = config ? conf_to_yaml(config) : NULL;
+
+    if (!text) {
+        json_decref(config);
+        return err_set(e, -ENOMEM, "out of memory");
+    }
+    *result = json_pack("{s:o, s:s}", "config", config, "text", text);
+    free(text);
+    return 0;
+}
+
+static int version(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    *result = json_pack("{s:s, s:s, s:i, s:f, s:s?}", "name", "ringway", "version", RINGWAY_VERSION,
+                        "pid", (int)getpid(), "uptime_s",
+                        (double)(clock_ns() - c->started_ns) / 1e9, "rundir", c->boot.rundir);
+    return 0;
+}
+
+static int stop(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    c->stop = true;
+    *result = json_pack("{s:i}", "pid", (int)getpid());
+    return 0;
+}
+
+#define PARAMS(...) ((const char *const[]){__VA_ARGS__ __VA_OPT__(, ) NULL})
+
+const struct ctl_method ctl_methods[] = {
+    {"ports.list", PARAMS("name"), ports_list},
+    {"port.add", PARAMS("name", "kind", "options"), port_add},
+    {"port.del", PARAMS("name"), port_del},
+    {"port.set", PARAMS("name", "key", "value"), port_set},
+    {"drops.list", PARAMS("port"), drops_list},
+    {"macs.list", PARAMS("port", "bridge", "from"), macs_list},
+    {"mac.add", PARAMS("mac", "port"), mac_add},
+    {"mac.del", PARAMS("mac", "bridge"), mac_del},
+    {"mac.flush", PARAMS("port", "bridge"), mac_flush},
+    {"bridges.list", PARAMS(), bridge_list},
+    {"bridge.set", PARAMS("name", "age", "forward_reserved"), bridge_set},
+    {"bridge.del", PARAMS("name"), bridge_del},
+    {"workers.list", PARAMS(), workers_list},
+    {"config.get", PARAMS(), config_get},
+    {"version", PARAMS(), version},
+    {"stop", PARAMS(), stop},
+    {NULL, NULL, NULL},
+};
