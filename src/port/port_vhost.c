@@ -669,11 +669,22 @@ static void on_link(void *ctx, bool up, const char *why)
 {
     struct port_vhost *pv = ctx;
 
-    log_info("port %s: front-end %s%s%s", pv->port.name, up ? "connected" : "gone", why ? ": " : "",
-             why ? why : "");
+    static struct log_limit limit; /* a peer can come and go as fast as it likes */
+
+    if (log_limit_ok(&limit, 20)) {
+        log_info("port %s: front-end %s%s%s", pv->port.name, up ? "connected" : "gone",
+                 why ? ": " : "", why ? why : "");
+    }
     if (!up) {
         set_max_len(pv, 0);
     }
+}
+
+static void on_signal(void *ctx, int fd)
+{
+    struct port_vhost *pv = ctx;
+
+    pv->port.env->signal(pv->port.env->ctx, fd);
 }
 
 static const struct vu_ops vu_callbacks = {
@@ -684,6 +695,7 @@ static const struct vu_ops vu_callbacks = {
     .rarp = on_rarp,
     .mtu = on_mtu,
     .link = on_link,
+    .signal = on_signal,
 };
 
 /* A worker found a fault and asked for us. */

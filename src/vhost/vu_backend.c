@@ -65,7 +65,6 @@ static void disconnect(struct vu_dev *d, const struct err *e)
         vu_dev_refused(d, e);
     } else {
         snprintf(d->last_error, sizeof(d->last_error), "%s", e->text);
-        log_info("%s: %s", d->name, e->text);
     }
     d->ops->link(d->ctx, false, d->last_error);
 }
@@ -101,9 +100,7 @@ static int connected(struct vu_dev *d, int fd)
     }
     d->n_connects++;
     d->connected_ns = clock_ns();
-    snprintf(who, sizeof(who), "front-end connected: process %ld (%s)", (long)d->peer.pid,
-             d->peer.comm);
-    log_info("%s: %s", d->name, who);
+    snprintf(who, sizeof(who), "process %ld (%s)", (long)d->peer.pid, d->peer.comm);
     d->ops->link(d->ctx, true, who);
     return 0;
 }
