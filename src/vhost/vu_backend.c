@@ -27,13 +27,31 @@
 #define LASTING_NS      2000000000ull /* a connection that lived this long starts the back-off anew */
 #define NO_FDS_PAUSE_MS 1000
 
-static unsigned deadline_ms = VU_DEADLINE_MS; /* tests shorten it */
+/* Tests shorten these. */
+static unsigned deadline_ms = VU_DEADLINE_MS;
+static unsigned watch_ms = 2000;
 
-static void set_timer(struct vu_dev *d, unsigned ms)
+static void set_timer(struct event *timer, unsigned ms)
 {
     struct timeval tv = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
 
-    event_add(d->timer, &tv);
+    event_add(timer, &tv);
+}
+
+void vu_dev_watch(struct vu_dev *d)
+{
+    if (!d->told_unshared && !event_pending(d->watch, EV_TIMEOUT, NULL)) {
+        set_timer(d->watch, watch_ms);
+    }
+}
+
+static void on_watch(evutil_socket_t s, short what, void *arg)
+{
+    struct vu_dev *d = arg;
+
+    if (vu_rings_watch(d)) {
+        set_timer(d->watch, watch_ms);
+    }
 }
 
 void vu_dev_refused(struct vu_dev *d, const struct err *e)
@@ -57,7 +75,8 @@ static void disconnect(struct vu_dev *d, const struct err *e)
     gmem_free(d->mem);
     d->mem = NULL;
     d->protocol_features = d->features = 0;
-    d->features_set = d->features_bad = false;
+    d->features_set = d->features_bad = d->told_unshared = false;
+    event_del(d->watch);
     d->status = 0;
     d->mtu = 0;
     d->peer = (struct vu_peer){0};
@@ -77,7 +96,7 @@ static void on_over(void *ctx, const struct err *e)
     disconnect(d, e);
     if (d->conf.client) {
         d->backoff_ms = lasted ? BACKOFF_MIN_MS : MIN(d->backoff_ms * 2, BACKOFF_MAX_MS);
-        set_timer(d, d->backoff_ms);
+        set_timer(d->timer, d->backoff_ms);
     }
 }
 
@@ -129,7 +148,7 @@ static void on_acceptable(evutil_socket_t s, short what, void *arg)
                              "(ulimit -n)",
                              d->name, strerror(errno));
             event_del(d->acceptable); /* it would stay ready and spin */
-            set_timer(d, NO_FDS_PAUSE_MS);
+            set_timer(d->timer, NO_FDS_PAUSE_MS);
         }
         return;
     }
@@ -160,7 +179,7 @@ static void dial(struct vu_dev *d)
         log_info("%s: %s; will try again until a front-end listens there", d->name, e.text);
     }
     d->backoff_ms = MIN(d->backoff_ms * 2, BACKOFF_MAX_MS);
-    set_timer(d, d->backoff_ms);
+    set_timer(d->timer, d->backoff_ms);
 }
 
 static void on_timer(evutil_socket_t s, short what, void *arg)
@@ -210,10 +229,11 @@ int vu_dev_create(struct vu_dev **out, const struct vu_conf *conf, const struct 
     d->conf.name = d->name = strdup(conf->name);
     d->conf.path = d->path = strdup(conf->path);
     d->timer = evtimer_new(evbase, on_timer, d);
-    if (!d->name || !d->path || !d->timer) {
+    d->watch = evtimer_new(evbase, on_watch, d);
+    if (!d->name || !d->path || !d->timer || !d->watch) {
         rc = err_set(e, -ENOMEM, "out of memory");
     } else if (conf->client) {
-        set_timer(d, 0); /* from the event loop: link() must not come before *out is set */
+        set_timer(d->timer, 0); /* from the event loop: link() must not come before *out is set */
     } else {
         rc = start_server(d, e);
     }
@@ -236,6 +256,9 @@ void vu_dev_destroy(struct vu_dev *d)
     }
     if (d->timer) {
         event_free(d->timer);
+    }
+    if (d->watch) {
+        event_free(d->watch);
     }
     if (d->listen_fd >= 0) {
         vu_sock_unlink(d->path, &d->made);

@@ -30,6 +30,7 @@ struct vu_ring {
     bool have_num, have_addr, have_base, have_kick;
     bool enable; /* the last SET_VRING_ENABLE, remembered for rings in any state */
     bool running, failed, broken;
+    bool watched;  /* vu_rings_watch() has not yet seen the guest use it */
     uint16_t base; /* running: where it started; else: the next avail index to take */
     uint32_t num;
     struct vu_ring_addr addr;
@@ -48,6 +49,7 @@ struct vu_dev {
     struct vu_sock_file made;
     struct event *acceptable;
     struct event *timer; /* client: next dial; server: accept again after running out of fds */
+    struct event *watch; /* see vu_rings_watch() */
     unsigned backoff_ms;
     int dial_code; /* what the last dial failed with, to log each cause once */
 
@@ -62,6 +64,7 @@ struct vu_dev {
     uint64_t protocol_features;
     uint64_t features;
     bool features_set, features_bad;
+    bool told_unshared; /* that the guest's memory seems not to be shared */
     uint8_t status;
     uint16_t mtu;
     struct gmem *mem;
@@ -74,6 +77,8 @@ struct vu_dev {
     "give the guest shared memory: -object memory-backend-memfd,id=m,size=SIZE,share=on "          \
     "-machine memory-backend=m"
 
+/* Have vu_rings_watch() called soon. */
+void vu_dev_watch(struct vu_dev *d);
 /* Remember a refusal for show, count it and log it (rate-limited). */
 void vu_dev_refused(struct vu_dev *d, const struct err *e);
 
@@ -102,6 +107,11 @@ bool vu_ring_any_running(const struct vu_dev *d);
 void vu_ring_reset(struct vu_dev *d, unsigned idx);
 /* Stop and forget everything about all rings. */
 void vu_ring_free_all(struct vu_dev *d);
+/*
+ * Called WATCH_MS after a ring came up, and again while it returns true: tells the person if the
+ * guest's memory is not shared, which no message says.
+ */
+bool vu_rings_watch(struct vu_dev *d);
 /* A running ring that lives in [uva, uva + size), or -1. */
 int vu_ring_in_region(const struct vu_dev *d, uint64_t uva, uint64_t size);
 

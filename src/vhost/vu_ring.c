@@ -16,6 +16,7 @@
  * available index, and starting there would lose the buffers in between.
  */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,6 +167,10 @@ int vu_ring_try(struct vu_dev *d, unsigned idx, struct err *e)
         return 0;
     }
     r->failed = false;
+    if (r->have_kick) {
+        r->watched = true;
+        vu_dev_watch(d);
+    }
     if (missing(d, r)) {
         return 0;
     }
@@ -275,6 +280,72 @@ int vu_ring_in_region(const struct vu_dev *d, uint64_t uva, uint64_t size)
         }
     }
     return -1;
+}
+
+/* --- memory that is not shared ------------------------------------------------------------------
+ *
+ * A front-end whose guest memory has no fd skips it in silence: the rings come, their memory does
+ * not.  (QEMU 7.2 without a memory backend sends no ADD_MEM_REG at all.)  And memory that is a file
+ * but mapped privately (share=off) looks right in every message; only what the guest writes never
+ * arrives.  Both are common mistakes on a command line, so look for them: a complete ring without
+ * memory, and a ring that was kicked although its memory is still zero.
+ */
+
+static bool was_kicked(const struct vu_ring *r)
+{
+    struct pollfd p = {.fd = r->kick_fd, .events = POLLIN};
+
+    return poll(&p, 1, 0) == 1 && p.revents & POLLIN;
+}
+
+/* The driver never touched the ring, as far as we see. */
+static bool untouched(const struct vu_dev *d, const struct vu_ring *r)
+{
+    const struct vring_avail *a = gmem_uva_range(d->mem, (uva_t){r->addr.avail}, sizeof(*a));
+    const struct vring_desc *t = gmem_uva_range(d->mem, (uva_t){r->addr.desc}, sizeof(*t));
+
+    return a && t && !read_once(&a->flags) && !read_once(&a->idx) && !read_once(&t->addr) &&
+           !read_once(&t->len);
+}
+
+static bool look_at(struct vu_dev *d, unsigned idx)
+{
+    struct vu_ring *r = d->ring[idx];
+    struct err e;
+
+    if (!r || !r->watched) {
+        return false;
+    }
+    if (r->running ? !untouched(d, r) : !r->have_kick) {
+        r->watched = false;
+        return false;
+    }
+    bool no_memory = !r->running && (!d->mem || !d->mem->n);
+    if (no_memory) {
+        err_set(&e, -ENOMEM, "ring %u was set up, but the front-end shared no memory; %s", idx,
+                VU_SHARE_REMEDY);
+    } else if (r->running && r->kick_fd >= 0 && was_kicked(r)) {
+        err_set(
+            &e, -ENOMEM,
+            "ring %u was kicked, but nothing that the guest writes arrives here, as if its memory "
+            "were not shared; %s",
+            idx, VU_SHARE_REMEDY);
+    } else {
+        return true;
+    }
+    d->told_unshared = true;
+    vu_dev_refused(d, &e);
+    return false;
+}
+
+bool vu_rings_watch(struct vu_dev *d)
+{
+    bool again = false;
+
+    for (unsigned i = 0; i < d->n_rings && !d->told_unshared; i++) {
+        again |= look_at(d, i);
+    }
+    return again && !d->told_unshared;
 }
 
 void vu_dev_ring_broken(struct vu_dev *d, unsigned idx, const char *why)

@@ -15,8 +15,9 @@
 #define VU_FLAG_REPLY        4u
 #define VU_FLAG_NEED_REPLY   8u
 #define VU_FLAGS_KNOWN       (VU_FLAG_VERSION_MASK | VU_FLAG_REPLY | VU_FLAG_NEED_REPLY)
-#define VU_REPLY_FLAGS       (VU_VERSION | VU_FLAG_REPLY) /* exactly these, need_reply never comes back \
-                                                           */
+#define VU_REPLY_FLAGS                                                                             \
+    (VU_VERSION | VU_FLAG_REPLY) /* exactly these, need_reply never comes back                     \
+                                  */
 
 #define VU_MAX_RINGS         256  /* KICK, CALL and ERR name a ring in 8 bits */
 #define VU_MAX_PAYLOAD       4096 /* an unknown message with more than this is not sane */
