@@ -142,6 +142,15 @@ static ALWAYS_INLINE int ring_drv_add(const enum ring_layout l, struct ring_drv 
     return split_drv_add(r, seg, n_out, n_in, token);
 }
 
+/* The same, but the chain is held, not posted: to be sent with ring_drv_repost() when wanted. */
+static ALWAYS_INLINE int ring_drv_prepare(const enum ring_layout l, struct ring_drv *r,
+                                          const struct ring_seg *seg, uint32_t n_out, uint32_t n_in,
+                                          void *token)
+{
+    (void)l;
+    return split_drv_prepare(r, seg, n_out, n_in, token);
+}
+
 /*
  * The same through an indirect table (INDIRECT_DESC negotiated): table has n_out + n_in entries, is
  * at table_addr for the device, and stays the chain's until it is released.
@@ -191,6 +200,27 @@ static ALWAYS_INLINE uint32_t ring_drv_reap(const enum ring_layout l, struct rin
 {
     (void)l;
     return split_drv_reap(r, out, max);
+}
+
+/* How many can be reaped now, as far as the next max tell; reaping that many does not look again.
+ */
+static ALWAYS_INLINE uint32_t ring_drv_pending(const enum ring_layout l, struct ring_drv *r,
+                                               uint32_t max)
+{
+    (void)l;
+    return split_drv_have(r, max);
+}
+
+/*
+ * Reap and repost up to max chains in one pass, for whoever needs neither contents nor tokens. With
+ * a device that completes in order nothing is written and only the ring itself is read.  Adds the
+ * written bytes to *bytes; bytes may be NULL on a transmit ring.
+ */
+static ALWAYS_INLINE uint32_t ring_drv_recycle(const enum ring_layout l, struct ring_drv *r,
+                                               uint32_t max, uint64_t *bytes)
+{
+    (void)l;
+    return split_drv_recycle(r, max, bytes);
 }
 
 /* Something to reap? Reads the shared index once. */

@@ -34,8 +34,8 @@ static ALWAYS_INLINE void split_drv_offer(struct ring_drv *r, uint16_t id)
     r->slot[id].state = RING_DRV_POSTED;
 }
 
-static ALWAYS_INLINE int split_drv_add(struct ring_drv *r, const struct ring_seg *seg,
-                                       uint32_t n_out, uint32_t n_in, void *token)
+static ALWAYS_INLINE int split_drv_prepare(struct ring_drv *r, const struct ring_seg *seg,
+                                           uint32_t n_out, uint32_t n_in, void *token)
 {
     const uint32_t n = n_out + n_in;
     uint32_t room = 0;
@@ -61,7 +61,18 @@ static ALWAYS_INLINE int split_drv_add(struct ring_drv *r, const struct ring_seg
     }
     r->slot[head].token = token;
     r->slot[head].room = room;
-    split_drv_offer(r, head);
+    r->slot[head].state = RING_DRV_HELD;
+    return head;
+}
+
+static ALWAYS_INLINE int split_drv_add(struct ring_drv *r, const struct ring_seg *seg,
+                                       uint32_t n_out, uint32_t n_in, void *token)
+{
+    int head = split_drv_prepare(r, seg, n_out, n_in, token);
+
+    if (likely(head >= 0)) {
+        split_drv_offer(r, (uint16_t)head);
+    }
     return head;
 }
 
@@ -126,12 +137,10 @@ static ALWAYS_INLINE bool split_drv_publish(struct ring_drv *r)
     return !(read_once(&r->used->flags) & VRING_USED_F_NO_NOTIFY);
 }
 
-static ALWAYS_INLINE uint32_t split_drv_reap(struct ring_drv *r, struct ring_drv_used *out,
-                                             uint32_t max)
+/* Used entries to look at, at most max. */
+static ALWAYS_INLINE uint32_t split_drv_have(struct ring_drv *r, uint32_t max)
 {
-    const uint32_t mask = r->num - 1;
     uint16_t have = (uint16_t)(r->used_seen - r->used_idx);
-    uint32_t n, i;
 
     if (have < max) {
         r->used_seen = ring_d2_load_used_idx(&r->used->idx);
@@ -140,33 +149,81 @@ static ALWAYS_INLINE uint32_t split_drv_reap(struct ring_drv *r, struct ring_drv
             r->broken = r->broken ? r->broken : RING_DRV_FAULT_USED_JUMP;
         }
     }
-    if (unlikely(r->broken)) {
-        return 0;
+    return unlikely(r->broken) ? 0 : MIN((uint32_t)have, max);
+}
+
+/* Take one used entry; false if it is wrong. */
+static ALWAYS_INLINE bool split_drv_take(struct ring_drv *r, uint32_t id, uint32_t len,
+                                         struct ring_drv_used *out)
+{
+    struct ring_drv_slot *s;
+
+    if (unlikely(id >= r->num || r->slot[id].state != RING_DRV_POSTED)) {
+        r->broken = RING_DRV_FAULT_USED_ID;
+        return false;
     }
-    n = MIN((uint32_t)have, max);
+    s = &r->slot[id];
+    if (unlikely(len > s->room)) {
+        if (s->room) {
+            r->broken = RING_DRV_FAULT_USED_LEN;
+            return false;
+        }
+        len = 0; /* nothing could be written; some devices tell the length that they read */
+    }
+    s->state = RING_DRV_HELD;
+    out->token = s->token;
+    out->len = len;
+    out->id = (uint16_t)id;
+    return true;
+}
+
+static ALWAYS_INLINE uint32_t split_drv_reap(struct ring_drv *r, struct ring_drv_used *out,
+                                             uint32_t max)
+{
+    const uint32_t n = split_drv_have(r, max), mask = r->num - 1;
+    uint32_t i;
+
     for (i = 0; i < n; i++) {
         const struct vring_used_elem *e = &r->used->ring[(uint16_t)(r->used_idx + i) & mask];
-        uint32_t id = read_once(&e->id), len = read_once(&e->len);
-        struct ring_drv_slot *s;
 
-        if (unlikely(id > mask || r->slot[id].state != RING_DRV_POSTED)) {
-            r->broken = RING_DRV_FAULT_USED_ID;
+        if (unlikely(!split_drv_take(r, read_once(&e->id), read_once(&e->len), &out[i]))) {
             break;
         }
-        s = &r->slot[id];
-        if (unlikely(len > s->room)) {
-            if (s->room) {
-                r->broken = RING_DRV_FAULT_USED_LEN;
-                break;
-            }
-            len = 0; /* nothing could be written; some devices tell the length that they read */
-        }
-        s->state = RING_DRV_HELD;
-        out[i].token = s->token;
-        out[i].len = len;
-        out[i].id = (uint16_t)id;
     }
     r->used_idx = (uint16_t)(r->used_idx + i);
+    return i;
+}
+
+static ALWAYS_INLINE uint32_t split_drv_recycle(struct ring_drv *r, uint32_t max, uint64_t *bytes)
+{
+    const uint32_t n = split_drv_have(r, max), mask = r->num - 1;
+    uint64_t sum = 0;
+    uint32_t i;
+
+    for (i = 0; i < n; i++) {
+        const uint32_t at = (uint16_t)(r->used_idx + i) & mask;
+        const struct vring_used_elem *e = &r->used->ring[at];
+        uint32_t id = read_once(&e->id), len = read_once(&e->len);
+
+        /* In order, and all chains posted: the entry that comes back is the one to be written. */
+        if (likely(id == read_once(&r->avail->ring[at]) && (r->avail_idx & mask) == at) &&
+            likely(id < r->num && (!bytes || len <= r->slot[id].room))) {
+            r->avail_idx++;
+        } else {
+            struct ring_drv_used u;
+
+            if (!split_drv_take(r, id, len, &u)) {
+                break;
+            }
+            split_drv_repost(r, u.id);
+            len = u.len;
+        }
+        sum += len;
+    }
+    r->used_idx = (uint16_t)(r->used_idx + i);
+    if (bytes) {
+        *bytes += sum;
+    }
     return i;
 }
 
