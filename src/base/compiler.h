@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Small things every file may use: branch hints, alignment, single-access atomics on shared
- * words, function multiversioning and the GUEST address space.
+ * words, and the GUEST address space.
  *
  * GUEST marks a pointer into memory that a peer can change or take away at any time.  Under
  * clang, dereferencing such a pointer directly is a compile error; only the few functions that
@@ -47,15 +47,6 @@
 #define load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define fence_full() __atomic_thread_fence(__ATOMIC_SEQ_CST)
-
-/* Hot functions are compiled once per CPU generation and picked when the program starts, so one
- * binary serves every x86-64.  Sanitizers cannot run inside the resolvers: they get one version. */
-#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__) &&      \
-    !defined(RW_NO_CLONES) && defined(__GNUC__) && !defined(__clang__)
-#define CPU_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define CPU_CLONES
-#endif
 
 static inline void cpu_relax(void)
 {

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A batch goes through in three passes:
+ * A batch goes through in three passes.  Compiled once per machine level (base/cpu.h).
  *
- *   1 addresses   read the 12 address bytes of each snapshot; runs of frames between the same two
- *                 stations share one slot; prefetch the buckets of each slot
- *   2 verdicts    per slot: learn the source, look up the destination
+ *   1 flows       frames in a row between the same two stations are one flow; prefetch its buckets
+ *   2 verdicts    per flow: learn the source, look up the destination
  *   3 dispatch    per egress port: the list of its frames, in their order, one tx call
  *
- * Frames of one batch to one port are never reordered, floods included: if a batch has a frame to
+ * Frames of one batch to one port are never reordered, floods included: if a batch has a flow to
  * flood, each member's list is made of what is for it and what is for all.
  */
 #include "dp/bridge.h"
@@ -19,20 +18,32 @@
 #define MAC_MASK 0xffffffffffffull
 #define MAC_MULTICAST 1u /* lowest bit of the first byte, in our byte order */
 
-/* One pair of stations in this batch. */
+/* Verdicts: a port number, or one of these. */
+enum { EGRESS_FLOOD = 0xfffe, EGRESS_DROP = 0xffff };
+static_assert(PORT_MAX <= EGRESS_FLOOD, "no port has the number of a verdict");
+
+/* Frames in a row from one station to another. */
 struct flow {
     uint64_t dst, src; /* keys: address | fid << 48 */
     struct mac_hash dst_hash, src_hash;
+    uint8_t first, n; /* frames of the batch */
+    uint8_t why;      /* enum drop, if egress is EGRESS_DROP */
+    bool done;
     uint16_t egress;
-    uint8_t why; /* drop reason if egress is EGRESS_DROP */
 };
 
-static ALWAYS_INLINE uint64_t load48(const uint8_t *p)
+static const uint8_t all_frames[PKT_BURST] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10,
+                                              11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+                                              22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+static_assert(PKT_BURST == 32, "the table above");
+
+/* The first eight bytes at p; a frame has at least 14. */
+static ALWAYS_INLINE uint64_t load_64(const uint8_t *p)
 {
     uint64_t v;
 
-    memcpy(&v, p, 8); /* a frame has at least 14 bytes */
-    return v & MAC_MASK;
+    memcpy(&v, p, sizeof(v));
+    return v;
 }
 
 /* 01:80:c2:00:00:00 .. 0f (IEEE 802.1Q, 8.6.3): for the neighbour on this link only. */
@@ -42,25 +53,32 @@ static ALWAYS_INLINE bool is_reserved(uint64_t mac)
 }
 
 static ALWAYS_INLINE uint32_t collect_flows(const struct mactab *macs, const struct batch *b,
-                                            uint64_t fid, struct flow *flow, uint8_t *flow_of)
+                                            uint64_t fid, struct flow *flow)
 {
-    uint64_t dst = ~0ull, src = ~0ull;
+    uint64_t front = 0, back = 0; /* bytes 0-7 and 4-11 of the frame before */
     uint32_t n = 0;
 
     for (uint32_t i = 0; i < b->n; i++) {
-        uint64_t d = load48(b->pkt[i].data) | fid, s = load48(b->pkt[i].data + 6) | fid;
+        const uint8_t *d = b->pkt[i].data;
+        uint64_t f = load_64(d), k = load_64(d + 4);
 
-        if (d != dst || s != src) {
-            struct flow *f = &flow[n++];
-
-            dst = f->dst = d;
-            src = f->src = s;
-            f->dst_hash = mac_hash(macs, d);
-            f->src_hash = mac_hash(macs, s);
-            mactab_prefetch(macs, f->dst_hash);
-            mactab_prefetch(macs, f->src_hash);
+        if (((f ^ front) | (k ^ back)) == 0 && n) {
+            flow[n - 1].n++;
+            continue;
         }
-        flow_of[i] = (uint8_t)(n - 1);
+        struct flow *fl = &flow[n++];
+
+        front = f;
+        back = k;
+        fl->dst = (f & MAC_MASK) | fid;
+        fl->src = (load_64(d + 6) & MAC_MASK) | fid;
+        fl->dst_hash = mac_hash(macs, fl->dst);
+        fl->src_hash = mac_hash(macs, fl->src);
+        mactab_prefetch(macs, fl->dst_hash);
+        mactab_prefetch(macs, fl->src_hash);
+        fl->first = (uint8_t)i;
+        fl->n = 1;
+        fl->done = false;
     }
     return n;
 }
@@ -99,25 +117,28 @@ static ALWAYS_INLINE uint16_t decide(const struct view *v, struct mactab *macs, 
     return to;
 }
 
-/* Frames for one port: those whose verdict it is, and those for all if it is to have them. */
-static uint32_t pick(const struct batch *b, uint16_t port, bool floods, uint8_t *idx)
+/* List the frames of all flows whose verdict is `to`, and those for all if the port takes them. */
+static ALWAYS_INLINE uint32_t pick(struct flow *flow, uint32_t n_flows, uint16_t to, bool floods,
+                                   uint8_t *idx)
 {
     uint32_t n = 0;
 
-    for (uint32_t i = 0; i < b->n; i++) {
-        uint16_t e = b->pkt[i].egress;
-
-        idx[n] = (uint8_t)i;
-        n += e == port || (floods && e == EGRESS_FLOOD);
+    for (uint32_t k = 0; k < n_flows; k++) {
+        if (flow[k].egress == to || (floods && flow[k].egress == EGRESS_FLOOD)) {
+            flow[k].done = true;
+            for (uint32_t i = 0; i < flow[k].n; i++) {
+                idx[n++] = (uint8_t)(flow[k].first + i);
+            }
+        }
     }
     return n;
 }
 
-static COLD void dispatch_flood(const struct view *v, uint16_t from, struct batch *b,
-                                struct wctx *w)
+static COLD void dispatch_flood(const struct view *v, uint16_t from, struct flow *flow,
+                                uint32_t n_flows, struct batch *b, struct wctx *w)
 {
     const struct view_port *in = &v->port[from];
-    uint8_t idx[PKT_BURST + 1];
+    uint8_t idx[PKT_BURST];
     bool anybody = false;
 
     for (uint16_t m = 0; m < in->bridge->n; m++) {
@@ -128,7 +149,7 @@ static COLD void dispatch_flood(const struct view *v, uint16_t from, struct batc
             continue;
         }
         bool floods = read_once(&out->port->ready) && !(in->isolated && out->isolated);
-        uint32_t n = pick(b, id, floods, idx);
+        uint32_t n = pick(flow, n_flows, id, floods, idx);
 
         if (n) {
             out->port->ops->tx(out->port, b, idx, n, w);
@@ -136,60 +157,53 @@ static COLD void dispatch_flood(const struct view *v, uint16_t from, struct batc
         anybody |= floods;
     }
     if (!anybody) {
-        port_count_drop(in->port, w, DROP_NO_PORTS, pick(b, EGRESS_FLOOD, false, idx));
+        port_count_drop(in->port, w, DROP_NO_PORTS, pick(flow, n_flows, EGRESS_FLOOD, false, idx));
     }
 }
 
-static ALWAYS_INLINE void dispatch_unicast(const struct view *v, struct batch *b, struct wctx *w)
+static ALWAYS_INLINE void dispatch_unicast(const struct view *v, struct flow *flow,
+                                           uint32_t n_flows, struct batch *b, struct wctx *w)
 {
-    uint32_t left = b->n == 32 ? ~0u : (1u << b->n) - 1;
+    uint8_t idx[PKT_BURST];
 
-    static_assert(PKT_BURST == 32, "one bit per frame");
-    while (left) {
-        uint16_t to = b->pkt[__builtin_ctz(left)].egress;
-        uint8_t idx[PKT_BURST];
-        uint32_t n = 0;
+    for (uint32_t k = 0; k < n_flows; k++) {
+        struct flow *f = &flow[k];
 
-        for (uint32_t m = left; m; m &= m - 1) {
-            uint32_t i = (uint32_t)__builtin_ctz(m);
-
-            if (b->pkt[i].egress == to) {
-                idx[n++] = (uint8_t)i;
-                left &= ~(1u << i);
-            }
+        if (f->done || unlikely(f->egress == EGRESS_DROP)) {
+            continue;
         }
-        if (likely(to != EGRESS_DROP)) {
-            struct port *out = v->port[to].port;
+        struct port *out = v->port[f->egress].port;
 
-            out->ops->tx(out, b, idx, n, w);
+        if (likely(f->n == b->n)) { /* the whole batch is one flow */
+            out->ops->tx(out, b, all_frames, b->n, w);
+        } else {
+            out->ops->tx(out, b, idx, pick(flow, n_flows, f->egress, false, idx), w);
         }
     }
 }
 
-CPU_CLONES void bridge_forward(const struct view *v, struct mactab *macs, uint16_t from,
-                               struct batch *b, struct wctx *w)
+static void forward(const struct view *v, struct mactab *macs, uint16_t from, struct batch *b,
+                    struct wctx *w)
 {
     struct flow flow[PKT_BURST];
-    uint8_t flow_of[PKT_BURST];
     uint64_t fid = (uint64_t)v->port[from].bridge->fid << 48;
-    uint32_t n = collect_flows(macs, b, fid, flow, flow_of);
+    uint32_t n = collect_flows(macs, b, fid, flow);
     bool floods = false;
 
     for (uint32_t k = 0; k < n; k++) {
-        flow[k].egress = decide(v, macs, from, &flow[k]);
-        floods |= flow[k].egress == EGRESS_FLOOD;
-    }
-    for (uint32_t i = 0; i < b->n; i++) {
-        const struct flow *f = &flow[flow_of[i]];
+        struct flow *f = &flow[k];
 
-        b->pkt[i].egress = f->egress;
+        f->egress = decide(v, macs, from, f);
+        floods |= f->egress == EGRESS_FLOOD;
         if (unlikely(f->egress == EGRESS_DROP)) {
-            port_count_drop(v->port[from].port, w, (enum drop)f->why, 1);
+            port_count_drop(v->port[from].port, w, (enum drop)f->why, f->n);
         }
     }
     if (unlikely(floods)) {
-        dispatch_flood(v, from, b, w);
+        dispatch_flood(v, from, flow, n, b, w);
     } else {
-        dispatch_unicast(v, b, w);
+        dispatch_unicast(v, flow, n, b, w);
     }
 }
+
+const struct bridge_hot HOT(bridge_hot) = {.forward = forward};

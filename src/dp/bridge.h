@@ -5,18 +5,16 @@
  * What workers see of ports and bridges is one immutable object, struct view, rebuilt by the control
  * thread at every change and swapped behind a pointer; the old one is freed after a barrier.
  *
- * Threads: bridge_forward() on any worker between two quiescent states.
+ * Threads: forward() on any worker between two quiescent states.
  */
 #ifndef DP_BRIDGE_H
 #define DP_BRIDGE_H
 
 #include "base/compiler.h"
+#include "base/cpu.h"
 #include "dp/dp.h"
 #include "dp/mactab.h"
 #include "port/port.h"
-
-/* Verdicts in pkt.egress: a port id below PORT_MAX, or one of these. */
-enum { EGRESS_FLOOD = 0xfffe, EGRESS_DROP = 0xffff };
 
 struct view_bridge;
 
@@ -40,7 +38,10 @@ struct view {
 };
 
 /* Decide on all frames of b, which came from port id `from`, and send them. */
-void bridge_forward(const struct view *v, struct mactab *macs, uint16_t from, struct batch *b,
+struct bridge_hot {
+    void (*forward)(const struct view *v, struct mactab *macs, uint16_t from, struct batch *b,
                     struct wctx *w);
+};
+HOT_DECLARE(const struct bridge_hot, bridge_hot);
 
 #endif

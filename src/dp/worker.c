@@ -36,6 +36,7 @@ struct worker {
     struct wctx ctx;
     struct worker_conf conf;
     struct queue_list *list; /* RCU */
+    const struct bridge_hot *bridge;
     struct batch *batch;
     struct evsignal *signal;
     int epfd, wakefd;
@@ -79,7 +80,7 @@ static uint32_t poll_queue(struct worker *w, const struct view *view, struct rxq
         b->n_loans = 0;
         uint32_t n = q->port->ops->rx(q, b, &w->ctx);
         if (n) {
-            bridge_forward(view, w->conf.macs, q->port->id, b, &w->ctx);
+            w->bridge->forward(view, w->conf.macs, q->port->id, b, &w->ctx);
         }
         uint32_t loans = b->n_loans;
         if (!loans) {
@@ -411,6 +412,7 @@ int worker_create(struct worker **out, const struct worker_conf *c, struct err *
         return err_set(e, -ENOMEM, "out of memory");
     }
     w->conf = *c;
+    w->bridge = HOT_BEST(bridge_hot);
     w->poll_ns = (uint64_t)c->poll_us * 1000;
     w->ctx = (struct wctx){.id = c->id,
                            .rx_scratch = alloc_lines(WCTX_SCRATCH),

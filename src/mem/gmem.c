@@ -425,6 +425,18 @@ uint8_t GUEST *gmem_span_slow(const struct gmem *m, uint32_t *hint, gpa_t a, uin
     return NULL;
 }
 
+uint8_t GUEST *gmem_move_window(const struct gmem *m, struct gmem_window *w, uint32_t *hint,
+                                gpa_t a, uint32_t len)
+{
+    uint32_t n = len;
+
+    if (!gmem_span_slow(m, hint, a, &n)) {
+        return NULL;
+    }
+    *w = gmem_window(m, *hint);
+    return gmem_in_window(*w, a, len);
+}
+
 void *gmem_gpa_range(const struct gmem *m, gpa_t a, uint64_t len)
 {
     for (uint32_t i = 0; i < m->n; i++) {

@@ -123,15 +123,33 @@ static ALWAYS_INLINE uint8_t GUEST *gmem_span(const struct gmem *m, uint32_t *hi
     return gmem_span_slow(m, hint, a, len);
 }
 
-/* Bytes that are mapped behind p (which gmem_span returned with this hint): an upper bound for
- * reads that may run past a span's end without leaving the region. */
-static ALWAYS_INLINE uint64_t gmem_room(const struct gmem *m, uint32_t hint,
-                                        const uint8_t GUEST *p)
-{
-    const struct gmem_region *r = &m->region[hint];
+/* One region, held in registers by a loop over many addresses. */
+struct gmem_window {
+    uint64_t gpa, size;
+    uint8_t GUEST *va;
+};
 
-    return (uint64_t)(r->va + r->size - p);
+static ALWAYS_INLINE struct gmem_window gmem_window(const struct gmem *m, uint32_t hint)
+{
+    if (likely(hint < m->n)) {
+        const struct gmem_region *r = &m->region[hint];
+
+        return (struct gmem_window){r->gpa, r->size, r->va};
+    }
+    return (struct gmem_window){0, 0, NULL};
 }
+
+/* [a, a + len) if all of it is in the window, else NULL. */
+static ALWAYS_INLINE uint8_t GUEST *gmem_in_window(struct gmem_window w, gpa_t a, uint32_t len)
+{
+    uint64_t off = a.v - w.gpa;
+
+    return likely(off < w.size && len <= w.size - off) ? w.va + off : NULL;
+}
+
+/* The same after moving window and hint to the region that holds a; NULL if it crosses a border. */
+uint8_t GUEST *gmem_move_window(const struct gmem *m, struct gmem_window *w, uint32_t *hint,
+                                gpa_t a, uint32_t len);
 
 /* The whole range [a, a + len) contiguous here, or NULL: for rings. */
 void *gmem_gpa_range(const struct gmem *m, gpa_t a, uint64_t len);

@@ -3,8 +3,8 @@
  * The only functions that move payload.  Exact: they never write a byte beyond len (bytes behind a
  * frame belong to somebody else), though they may write some bytes twice.
  *
- * Written with vector types of the compiler: in a CPU_CLONES function they become SSE2, AVX2 or
- * AVX-512 moves.  Source and destination may be memory that a peer changes meanwhile: each source
+ * Written with vector types of the compiler, as wide as the machine level of the including file has
+ * them (base/cpu.h).  Source and destination may be memory that a peer changes meanwhile: a source
  * byte may be read twice HERE (overlapping ends), which is harmless because nothing is decided on
  * what was copied from a span; snapshots are taken by the same function into private memory first.
  *
@@ -24,32 +24,55 @@ extern _Thread_local uint64_t copy_bytes_counted;
 #define COPY_ACCOUNT(n) ((void)0)
 #endif
 
-typedef uint8_t v64 __attribute__((vector_size(64), aligned(1), may_alias));
-typedef uint8_t v32 __attribute__((vector_size(32), aligned(1), may_alias));
 typedef uint8_t v16 __attribute__((vector_size(16), aligned(1), may_alias));
 typedef uint64_t u64_una __attribute__((aligned(1), may_alias));
 typedef uint32_t u32_una __attribute__((aligned(1), may_alias));
 
-#define COPY_AS(type, d, s, at)                                                                    \
-    (*(type *)((uint8_t *)(d) + (at)) = *(const type *)((const uint8_t *)(s) + (at)))
+/* 64 bytes, all loads before all stores. */
+#if defined(__AVX512F__)
+typedef uint8_t v64 __attribute__((vector_size(64), aligned(1), may_alias));
+static ALWAYS_INLINE void copy_64(uint8_t *d, const uint8_t *s)
+{
+    *(v64 *)d = *(const v64 *)s;
+}
+#elif defined(__AVX2__)
+typedef uint8_t v32 __attribute__((vector_size(32), aligned(1), may_alias));
+static ALWAYS_INLINE void copy_64(uint8_t *d, const uint8_t *s)
+{
+    v32 a = *(const v32 *)s, b = *(const v32 *)(s + 32);
+    *(v32 *)d = a;
+    *(v32 *)(d + 32) = b;
+}
+#else
+static ALWAYS_INLINE void copy_64(uint8_t *d, const uint8_t *s)
+{
+    v16 a = *(const v16 *)s, b = *(const v16 *)(s + 16);
+    v16 c = *(const v16 *)(s + 32), e = *(const v16 *)(s + 48);
+    *(v16 *)d = a;
+    *(v16 *)(d + 16) = b;
+    *(v16 *)(d + 32) = c;
+    *(v16 *)(d + 48) = e;
+}
+#endif
 
 static ALWAYS_INLINE void copy_small(uint8_t *d, const uint8_t *s, uint32_t len)
 {
-    if (len >= 32) {
-        v32 tail = *(const v32 *)(s + len - 32);
-        COPY_AS(v32, d, s, 0);
-        *(v32 *)(d + len - 32) = tail;
-    } else if (len >= 16) {
-        v16 tail = *(const v16 *)(s + len - 16);
-        COPY_AS(v16, d, s, 0);
+    if (len >= 16) {
+        v16 head = *(const v16 *)s, tail = *(const v16 *)(s + len - 16);
+        if (len > 32) {
+            v16 second = *(const v16 *)(s + 16), third = *(const v16 *)(s + len - 32);
+            *(v16 *)(d + 16) = second;
+            *(v16 *)(d + len - 32) = third;
+        }
+        *(v16 *)d = head;
         *(v16 *)(d + len - 16) = tail;
     } else if (len >= 8) {
         uint64_t tail = *(const u64_una *)(s + len - 8);
-        COPY_AS(u64_una, d, s, 0);
+        *(u64_una *)d = *(const u64_una *)s;
         *(u64_una *)(d + len - 8) = tail;
     } else if (len >= 4) {
         uint32_t tail = *(const u32_una *)(s + len - 4);
-        COPY_AS(u32_una, d, s, 0);
+        *(u32_una *)d = *(const u32_una *)s;
         *(u32_una *)(d + len - 4) = tail;
     } else {
         for (uint32_t i = 0; i < len; i++) {
@@ -70,21 +93,15 @@ static ALWAYS_INLINE void copy_bytes(void *dst, const void *src, uint32_t len)
         copy_small(d, s, len);
         return;
     }
-    uint32_t at = 0;
-    for (; at + 256 <= len; at += 256) {
-        v64 a = *(const v64 *)(s + at), b = *(const v64 *)(s + at + 64);
-        v64 c = *(const v64 *)(s + at + 128), e = *(const v64 *)(s + at + 192);
-        *(v64 *)(d + at) = a;
-        *(v64 *)(d + at + 64) = b;
-        *(v64 *)(d + at + 128) = c;
-        *(v64 *)(d + at + 192) = e;
-    }
-    for (; at + 64 <= len; at += 64) {
-        COPY_AS(v64, d, s, at);
-    }
-    if (at < len) {
-        COPY_AS(v64, d, s, len - 64);
-    }
+    const uint8_t *last = s + len - 64;
+    uint8_t *last_d = d + len - 64;
+
+    do {
+        copy_64(d, s);
+        s += 64;
+        d += 64;
+    } while (unlikely(s < last));
+    copy_64(last_d, last);
 }
 
 #endif

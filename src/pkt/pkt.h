@@ -18,6 +18,8 @@
 #ifndef PKT_PKT_H
 #define PKT_PKT_H
 
+#include <string.h>
+
 #include "base/compiler.h"
 #include "mem/gmem.h"
 #include "vnet/vnet_hdr.h"
@@ -30,17 +32,14 @@
 #define PKT_MAX_SPANS 1024    /* spans per batch, shared */
 
 struct pkt {
-    uint8_t *data;            /* snapshot: first byte of the frame; 12 bytes before it are ours */
-    uint32_t len;             /* bytes of the whole frame, no virtio-net header, no FCS */
-    uint16_t snap_len;        /* bytes of it in the snapshot */
-    uint16_t n_spans;         /* runs behind the snapshot: 0, 1 (in span) or more (in spans) */
+    uint8_t *data;     /* snapshot: first byte of the frame; the 12 bytes before it are ours */
+    uint32_t len;      /* bytes of the whole frame, no virtio-net header, no FCS */
+    uint16_t snap_len; /* bytes of it in the snapshot, at least PKT_MIN_LEN */
+    uint16_t n_spans;  /* runs behind the snapshot: 0, 1 (in span) or more (in spans) */
     struct gspan span;
     const struct gspan *spans;
-    struct vnet_hdr vh;       /* what the sender said, checked; all zero without offloads */
-    uint16_t egress;          /* the bridge's verdict, see dp/bridge.h */
-    uint16_t pad;
-} CACHE_ALIGNED;
-static_assert(sizeof(struct pkt) == 64, "one cache line");
+};
+static_assert(sizeof(struct pkt) <= CACHE_LINE, "at most one line per packet");
 
 struct batch {
     uint32_t n;               /* packets; pkt[0 .. n) */
@@ -51,10 +50,20 @@ struct batch {
     struct gspan spans[PKT_MAX_SPANS];
 };
 
-/* Where packet i's virtio-net header goes in the snapshot; the frame follows 12 bytes later. */
+/* Where packet i's virtio-net header goes in the snapshot; the frame follows 12 bytes later.  rx
+ * leaves there what a receiver without offloads gets: see pkt_plain_header(). */
 static ALWAYS_INLINE uint8_t *batch_snap(struct batch *b, uint32_t i)
 {
     return b->room[i] + PKT_HEADROOM;
+}
+
+/* All zero, num_buffers = 1. Every provider's rx writes it in front of the frame, once, so that an
+ * egress that can take it as it is sends header and snapshot in one copy. */
+static ALWAYS_INLINE void pkt_plain_header(uint8_t *data)
+{
+    static const struct vnet_hdr plain = {.num_buffers = 1};
+
+    memcpy(data - VNET_HDR_LEN, &plain, VNET_HDR_LEN);
 }
 
 /* The runs behind the snapshot as an array. */

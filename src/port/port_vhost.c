@@ -2,19 +2,9 @@
 /*
  * vhost-user port: runs the rings of a vhost-user front-end (QEMU, cloud-hypervisor, virtio-user).
  *
- * Two halves.  The control half (bottom of the file) answers vu_dev's callbacks: it builds a struct
- * vq per running ring, hands transmit rings (odd index) to a worker and publishes receive rings
- * (even index) for egress.  The hot half (port_vhost_rx, port_vhost_tx) moves frames:
- *
- *   rx   passes over a burst: chains (ring_dev_peek), translate and prefetch, snapshot.  The loan is
- *        the chain; rx_done commits it.
- *   tx   passes over the packets of one call: chains, translate and prefetch, copy, commit.
- *
- * Both have one fast form (a chain of one segment inside one region) written out in the loop and one
- * general form for everything else.
- *
- * Who may touch a vq: the worker that its rxq is attached to (transmit rings), or the holder of
- * vq->lock (receive rings).  The control thread only after detach or barrier.
+ * This is the control half: it answers vu_dev's callbacks, builds a struct vq per running ring, hands
+ * transmit rings (odd index) to a worker and publishes receive rings (even index) for egress.  The
+ * half that moves frames is port_vhost_hot.c; what both know is in port_vhost.h.
  */
 #include "port/port.h"
 
@@ -27,504 +17,14 @@
 #include <sys/types.h>
 
 #include "base/log.h"
-#include "pkt/copy.h"
 #include "port/kinds.h"
-#include "ring/ring.h"
+#include "port/port_vhost.h"
 #include "vhost/vu_backend.h"
 #include "vnet/features.h"
-#include "vnet/vnet_hdr.h"
-
-#define MAX_PAIRS (VU_MAX_RINGS / 2)
-
-/* A running virtqueue. Lives from ring_start to ring_stop. */
-struct vq {
-    struct ring ring;
-    struct rxq rxq; /* transmit rings: what the worker polls */
-    uint32_t hdr_len;
-    bool mergeable;
-    uint32_t lock; /* receive rings: one writer at a time */
-    int call_fd;   /* replaced by the control thread; -1: no signals */
-    bool reported; /* control: its fault was told */
-} CACHE_ALIGNED;
-
-struct port_vhost {
-    struct port port;
-    struct vu_dev *dev;
-    struct vq *out[MAX_PAIRS];    /* running receive rings; read by workers */
-    struct vq *vq[VU_MAX_RINGS];  /* all running rings; control thread */
-    uint16_t mtu_conf;            /* mtu= option, 0 if not given */
-};
 
 static struct port_vhost *vhost_of(struct port *p)
 {
     return container_of(p, struct port_vhost, port);
-}
-
-static_assert(sizeof(struct ring_burst) <= WCTX_SCRATCH, "scratch holds a burst");
-
-/* ---- hot half: from the guest ------------------------------------------------------------------ */
-
-/* What became of one chain. */
-enum { LENT = DROP_N };
-
-static const enum drop rx_fault_drop[RING_N_FAULTS] = {
-    [RING_FAULT_NEXT_RANGE] = DROP_BAD_CHAIN,     [RING_FAULT_CHAIN_LONG] = DROP_BAD_CHAIN,
-    [RING_FAULT_INDIRECT_BAD] = DROP_BAD_CHAIN,   [RING_FAULT_INDIRECT_UNMAPPED] = DROP_UNMAPPED,
-    [RING_FAULT_DIRECTION] = DROP_BAD_CHAIN,      [RING_FAULT_UNMAPPED] = DROP_UNMAPPED,
-};
-
-/* The snapshot holds hdr_len + snap_len bytes; check the header there and fill in *p. */
-static ALWAYS_INLINE int rx_finish(struct vq *vq, struct pkt *p, uint8_t *hdr, uint32_t snap,
-                                   uint32_t total)
-{
-    if (unlikely((hdr[0] & VNET_F_NEEDS_CSUM) || hdr[1] != VNET_GSO_NONE)) {
-        return DROP_OFFLOAD;
-    }
-    p->data = hdr + vq->hdr_len;
-    p->len = total - vq->hdr_len;
-    p->snap_len = (uint16_t)(snap - vq->hdr_len);
-    p->vh = (struct vnet_hdr){0};
-    return LENT;
-}
-
-static ALWAYS_INLINE int rx_check_len(const struct vq *vq, uint64_t total)
-{
-    if (unlikely(total < vq->hdr_len + PKT_MIN_LEN)) {
-        return total < vq->hdr_len ? DROP_NO_HEADER : DROP_RUNT;
-    }
-    return unlikely(total > vq->hdr_len + PKT_MAX_LEN) ? DROP_GIANT : LENT;
-}
-
-/* One segment in one region: the form that drivers use. */
-static ALWAYS_INLINE int rx_fast(struct vq *vq, struct pkt *p, uint8_t *room,
-                                 const uint8_t GUEST *va, uint32_t total)
-{
-    int r = rx_check_len(vq, total);
-
-    if (unlikely(r != LENT)) {
-        return r;
-    }
-    uint32_t snap = MIN(total, (uint32_t)PKT_SNAP);
-    uint8_t *hdr = room + VNET_HDR_LEN - vq->hdr_len;
-
-    copy_bytes(hdr, GUEST_PTR(const void, va), snap);
-    p->n_spans = total > snap;
-    p->span = (struct gspan){va + snap, total - snap};
-    return rx_finish(vq, p, hdr, snap, total);
-}
-
-/* Any chain: segments of any length, in any regions. */
-static NOINLINE int rx_general(struct vq *vq, const struct gmem *mem, struct batch *b,
-                               struct pkt *p, uint8_t *room, const struct ring_burst *rb,
-                               const struct ring_chain *c)
-{
-    const struct ring_seg *seg = c->n_seg > 1 ? &rb->pool[c->pool] : &c->seg;
-    uint8_t *hdr = room + VNET_HDR_LEN - vq->hdr_len;
-    struct gspan *spans = &b->spans[b->n_spans];
-    uint32_t snap = 0, n_spans = 0;
-    uint64_t total = 0;
-
-    for (uint32_t i = 0; i < c->n_seg; i++) {
-        for (uint32_t at = 0; at < seg[i].len;) {
-            uint32_t len = seg[i].len - at;
-            const uint8_t GUEST *va = gmem_span(mem, &vq->ring.hint, (gpa_t){seg[i].addr + at},
-                                                &len);
-
-            if (!va) {
-                return DROP_UNMAPPED;
-            }
-            at += len;
-            total += len;
-            uint32_t head = MIN(len, (uint32_t)PKT_SNAP - snap);
-            copy_bytes(hdr + snap, GUEST_PTR(const void, va), head);
-            snap += head;
-            if (len > head) {
-                if (b->n_spans + n_spans == PKT_MAX_SPANS) {
-                    return DROP_BAD_CHAIN;
-                }
-                spans[n_spans++] = (struct gspan){va + head, len - head};
-            }
-        }
-    }
-    int r = rx_check_len(vq, total);
-    if (r != LENT) {
-        return r;
-    }
-    p->n_spans = (uint16_t)n_spans;
-    p->spans = spans;
-    if (n_spans == 1) {
-        p->span = spans[0];
-    } else {
-        b->n_spans += n_spans;
-    }
-    return rx_finish(vq, p, hdr, snap, (uint32_t)total);
-}
-
-static void count_rx(struct port *port, const struct wctx *w, uint32_t frames, uint64_t bytes)
-{
-    struct port_counters *c = &port->counters[w->id];
-
-    write_once(&c->rx_frames, c->rx_frames + frames);
-    write_once(&c->rx_bytes, c->rx_bytes + bytes);
-}
-
-/* The peer's memory file shrank under us, or its ring is corrupt: have the control thread stop it. */
-static COLD void check_faults(struct port *port, struct vq *vq)
-{
-    struct ring *r = &vq->ring;
-
-    if (r->fault_seq != gmem_fault_seq()) {
-        r->fault_seq = gmem_fault_seq();
-        if (gmem_faulted(read_once(&r->mem))) {
-            write_once(&r->broken, (uint8_t)RING_FAULT_MEMORY_GONE);
-        }
-    }
-    if (r->broken) {
-        port->env->post(port->env->ctx, port);
-    }
-}
-
-static ALWAYS_INLINE bool maybe_faulty(const struct ring *r)
-{
-    return unlikely(r->fault_seq != gmem_fault_seq() || r->broken);
-}
-
-static CPU_CLONES uint32_t port_vhost_rx(struct rxq *q, struct batch *b, struct wctx *w)
-{
-    struct vq *vq = container_of(q, struct vq, rxq);
-    struct ring_burst *rb = w->rx_scratch;
-    const struct gmem *mem = load_acquire(&vq->ring.mem);
-    const uint8_t GUEST *va[PKT_BURST];
-    uint32_t n = ring_dev_peek(RING_SPLIT, &vq->ring, rb, PKT_BURST), out = 0;
-    uint64_t bytes = 0;
-
-    b->n_loans = n;
-    if (unlikely(!n)) {
-        if (maybe_faulty(&vq->ring)) {
-            check_faults(q->port, vq);
-        }
-        return 0;
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        const struct ring_chain *c = &rb->chain[i];
-        uint32_t len = c->seg.len;
-
-        va[i] = gmem_span(mem, &vq->ring.hint, (gpa_t){c->seg.addr}, &len);
-        if (unlikely(c->n_seg != 1 || len != c->seg.len)) {
-            va[i] = NULL;
-        }
-        __builtin_prefetch(GUEST_PTR(const void, va[i]));
-        __builtin_prefetch(GUEST_PTR(const void, va[i]) + 64);
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        const struct ring_chain *c = &rb->chain[i];
-        struct pkt *p = &b->pkt[out];
-        int r;
-
-        if (likely(va[i] != NULL)) {
-            r = rx_fast(vq, p, batch_snap(b, out), va[i], c->seg.len);
-        } else if (c->fault) {
-            r = rx_fault_drop[c->fault];
-        } else {
-            r = rx_general(vq, mem, b, p, batch_snap(b, out), rb, c);
-        }
-        if (unlikely(r != LENT)) {
-            port_count_drop(q->port, w, (enum drop)r, 1);
-            continue;
-        }
-        bytes += p->len;
-        out++;
-    }
-    b->n = out;
-    count_rx(q->port, w, out, bytes);
-    return out;
-}
-
-static void port_vhost_rx_done(struct rxq *q, struct batch *b, struct wctx *w)
-{
-    struct vq *vq = container_of(q, struct vq, rxq);
-
-    if (ring_dev_commit(RING_SPLIT, &vq->ring, w->rx_scratch, b->n_loans, NULL)) {
-        int fd = read_once(&vq->call_fd);
-        if (fd >= 0) {
-            wctx_signal(w, fd);
-        }
-    }
-    if (maybe_faulty(&vq->ring)) {
-        check_faults(q->port, vq);
-    }
-}
-
-/* ---- hot half: to the guest -------------------------------------------------------------------- */
-
-/* Write position in the chains of one burst. */
-struct out_pos {
-    const struct ring_burst *rb;
-    struct vq *vq;
-    const struct gmem *mem;
-    uint32_t chain, end; /* chains [.., end) may be used */
-    uint32_t seg, at;    /* in the present chain */
-    uint32_t *lens;
-};
-
-static const struct ring_seg *chain_segs(const struct ring_burst *rb, const struct ring_chain *c)
-{
-    return c->n_seg > 1 ? &rb->pool[c->pool] : &c->seg;
-}
-
-/* Copy len bytes to the write position; false if a buffer is not in the guest's memory. The caller
- * made sure that there is room. */
-static bool out_bytes(struct out_pos *o, const void *src, uint32_t len)
-{
-    const uint8_t *s = src;
-
-    while (len) {
-        const struct ring_chain *c = &o->rb->chain[o->chain];
-
-        if (o->seg == c->n_seg) {
-            o->chain++;
-            o->seg = 0;
-            o->at = 0;
-            continue;
-        }
-        const struct ring_seg *seg = &chain_segs(o->rb, c)[o->seg];
-        uint32_t n = MIN(len, seg->len - o->at);
-
-        if (!n) {
-            o->seg++;
-            o->at = 0;
-            continue;
-        }
-        uint8_t GUEST *va = gmem_span(o->mem, &o->vq->ring.hint, (gpa_t){seg->addr + o->at}, &n);
-        if (!va) {
-            return false;
-        }
-        copy_bytes(GUEST_PTR(void, va), s, n);
-        o->lens[o->chain] += n;
-        o->at += n;
-        s += n;
-        len -= n;
-    }
-    return true;
-}
-
-static uint64_t chain_capacity(const struct ring_burst *rb, const struct ring_chain *c)
-{
-    const struct ring_seg *seg = chain_segs(rb, c);
-    uint64_t sum = 0;
-
-    for (uint32_t i = 0; i < c->n_seg; i++) {
-        sum += seg[i].len;
-    }
-    return sum;
-}
-
-/* How one packet ended: chains used up (0: none), and LENT or the drop reason. */
-struct tx_result {
-    uint32_t n_chains;
-    int why;
-    bool need_more; /* with more chains than were peeked it might fit */
-};
-
-/* Any packet into any chains from `at` on; several chains if buffers may be merged. */
-static NOINLINE struct tx_result tx_general(struct vq *vq, const struct gmem *mem,
-                                            const struct ring_burst *rb, uint32_t at,
-                                            struct pkt *p, uint32_t *lens)
-{
-    uint64_t need = (uint64_t)vq->hdr_len + p->len, room = 0;
-    uint32_t end = at;
-
-    while (room < need && end < rb->n) {
-        const struct ring_chain *c = &rb->chain[end];
-
-        lens[end++] = 0;
-        if (c->fault) {
-            return (struct tx_result){end - at, DROP_RX_BAD_CHAIN, false};
-        }
-        room += chain_capacity(rb, c);
-        if (!vq->mergeable) {
-            break;
-        }
-    }
-    if (room < need) {
-        bool more = vq->mergeable && end == rb->n;
-        return (struct tx_result){0, more ? DROP_NO_BUFFERS : DROP_BUFFERS_SMALL, more};
-    }
-    struct vnet_hdr h = p->vh;
-    struct out_pos o = {.rb = rb, .vq = vq, .mem = mem, .chain = at, .end = end, .lens = lens};
-
-    h.num_buffers = (uint16_t)(end - at);
-    bool ok = out_bytes(&o, &h, vq->hdr_len) && out_bytes(&o, p->data, p->snap_len);
-    for (uint32_t i = 0; ok && i < p->n_spans; i++) {
-        ok = out_bytes(&o, GUEST_PTR(const void, pkt_spans(p)[i].p), pkt_spans(p)[i].len);
-    }
-    if (!ok) {
-        memset(&lens[at], 0, (end - at) * sizeof(*lens));
-        return (struct tx_result){end - at, DROP_RX_UNMAPPED, false};
-    }
-    return (struct tx_result){end - at, LENT, false};
-}
-
-/* Put the virtio-net header in front of the snapshot, so that both leave in one copy. */
-static ALWAYS_INLINE void tx_header(const struct vq *vq, struct pkt *p)
-{
-    struct vnet_hdr h = p->vh;
-
-    h.num_buffers = 1;
-    if (likely(vq->hdr_len == VNET_HDR_LEN)) {
-        memcpy(p->data - VNET_HDR_LEN, &h, VNET_HDR_LEN);
-    } else {
-        memcpy(p->data - VNET_HDR_LEN_LEGACY, &h, VNET_HDR_LEN_LEGACY);
-    }
-}
-
-struct tx_sum {
-    uint32_t frames;
-    uint64_t bytes;
-    uint32_t chains; /* to commit */
-    uint32_t left;   /* packets not handled yet: they need more chains */
-    bool need_more;
-};
-
-/* Pack packets into the peeked chains until one of the two runs out. */
-static ALWAYS_INLINE struct tx_sum tx_burst(struct port *port, struct vq *vq, struct batch *b,
-                                            const uint8_t *idx, uint32_t n, struct wctx *w,
-                                            const struct ring_burst *rb, uint32_t *lens)
-{
-    const struct gmem *mem = load_acquire(&vq->ring.mem);
-    uint8_t GUEST *va[RING_BURST];
-    struct tx_sum s = {0};
-    uint32_t i;
-
-    for (i = 0; i < rb->n; i++) {
-        const struct ring_chain *c = &rb->chain[i];
-        uint32_t len = c->seg.len;
-
-        va[i] = gmem_span(mem, &vq->ring.hint, (gpa_t){c->seg.addr}, &len);
-        if (unlikely(c->n_seg != 1 || len != c->seg.len)) {
-            va[i] = NULL;
-        }
-        __builtin_prefetch(GUEST_PTR(const void, va[i]), 1);
-        __builtin_prefetch(GUEST_PTR(const void, va[i]) + 64, 1);
-        if (i < n) {
-            tx_header(vq, &b->pkt[idx[i]]);
-        }
-    }
-    for (; i < n; i++) {
-        tx_header(vq, &b->pkt[idx[i]]);
-    }
-    for (i = 0; i < n && s.chains < rb->n; i++) {
-        struct pkt *p = &b->pkt[idx[i]];
-        uint32_t at = s.chains, need = vq->hdr_len + p->len;
-
-        if (likely(va[at] != NULL && need <= rb->chain[at].seg.len && p->n_spans <= 1)) {
-            uint8_t *d = GUEST_PTR(uint8_t, va[at]);
-            uint32_t head = vq->hdr_len + p->snap_len;
-
-            copy_bytes(d, p->data - vq->hdr_len, head);
-            if (p->n_spans) {
-                copy_bytes(d + head, GUEST_PTR(const void, p->span.p), p->span.len);
-            }
-            lens[at] = need;
-            s.chains++;
-        } else {
-            struct tx_result r = tx_general(vq, mem, rb, at, p, lens);
-
-            s.chains += r.n_chains;
-            if (r.need_more && (at || rb->n < RING_BURST)) {
-                s.need_more = true; /* look again with this packet in front */
-                break;
-            }
-            if (r.why != LENT) {
-                port_count_drop(port, w, (enum drop)r.why, 1);
-                continue;
-            }
-        }
-        s.frames++;
-        s.bytes += p->len;
-    }
-    s.left = n - i;
-    return s;
-}
-
-/* VIRTIO_NET_F_MQ is not offered: a driver receives on its first pair. */
-static ALWAYS_INLINE struct vq *out_ring(struct port_vhost *pv)
-{
-    return load_acquire(&pv->out[0]);
-}
-
-static ALWAYS_INLINE void vq_lock(struct vq *vq)
-{
-    while (unlikely(__atomic_exchange_n(&vq->lock, 1, __ATOMIC_ACQUIRE))) {
-        while (read_once(&vq->lock)) {
-            cpu_relax();
-        }
-    }
-}
-
-/* Frames longer than the port's MTU allows leave the list. */
-static COLD uint32_t drop_long(struct port *port, struct batch *b, const uint8_t *idx, uint32_t n,
-                               uint8_t *kept, struct wctx *w)
-{
-    uint32_t k = 0;
-
-    for (uint32_t i = 0; i < n; i++) {
-        if (b->pkt[idx[i]].len <= read_once(&port->max_len)) {
-            kept[k++] = idx[i];
-        }
-    }
-    port_count_drop(port, w, DROP_MTU, n - k);
-    return k;
-}
-
-static CPU_CLONES void port_vhost_tx(struct port *port, struct batch *b, const uint8_t *idx,
-                                     uint32_t n, struct wctx *w)
-{
-    struct vq *vq = out_ring(vhost_of(port));
-    struct ring_burst *rb = w->tx_scratch;
-    struct port_counters *count = &port->counters[w->id];
-    uint32_t lens[RING_BURST];
-    uint8_t kept[PKT_BURST];
-    uint32_t max = n;
-
-    if (unlikely(!vq)) {
-        port_count_drop(port, w, DROP_NOT_READY, n);
-        return;
-    }
-    if (unlikely(read_once(&port->max_len) < PKT_MAX_LEN)) {
-        n = drop_long(port, b, idx, n, kept, w);
-        idx = kept;
-    }
-    vq_lock(vq);
-    while (n) {
-        uint32_t got = ring_dev_peek(RING_SPLIT, &vq->ring, rb, max);
-
-        if (unlikely(!got)) {
-            port_count_drop(port, w, vq->ring.broken ? DROP_RING_BROKEN : DROP_NO_BUFFERS, n);
-            break;
-        }
-        struct tx_sum s = tx_burst(port, vq, b, idx, n, w, rb, lens);
-
-        if (ring_dev_commit(RING_SPLIT, &vq->ring, rb, s.chains, lens)) {
-            int fd = read_once(&vq->call_fd);
-            if (fd >= 0) {
-                wctx_signal(w, fd);
-            }
-        }
-        write_once(&count->tx_frames, count->tx_frames + s.frames);
-        write_once(&count->tx_bytes, count->tx_bytes + s.bytes);
-        if (unlikely(s.need_more && !s.chains && max == RING_BURST)) {
-            port_count_drop(port, w, DROP_NO_BUFFERS, 1); /* all there is does not hold it */
-            s.left--;
-        }
-        idx += n - s.left;
-        n = s.left;
-        max = s.need_more ? RING_BURST : MIN(n, (uint32_t)RING_BURST);
-    }
-    if (maybe_faulty(&vq->ring)) {
-        check_faults(port, vq);
-    }
-    store_release(&vq->lock, 0u);
 }
 
 static bool port_vhost_arm(struct rxq *q)
@@ -536,8 +36,6 @@ static void port_vhost_disarm(struct rxq *q)
 {
     ring_dev_disarm(RING_SPLIT, &container_of(q, struct vq, rxq)->ring);
 }
-
-/* ---- control half ------------------------------------------------------------------------------ */
 
 static void update_ready(struct port_vhost *pv)
 {
@@ -568,6 +66,7 @@ static int on_ring_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, 
     *vq = (struct vq){
         .rxq = {.port = &pv->port, .queue = (uint16_t)(idx / 2), .fd = c->kick_fd},
         .hdr_len = vnet_hdr_len(features),
+        .plain = vnet_hdr_len(features) == VNET_HDR_LEN,
         .mergeable = features & VIRTIO_BIT(NET_F_MRG_RXBUF),
         .call_fd = c->call_fd,
     };
@@ -790,6 +289,21 @@ static int parse_mtu(const char *name, const char *value, uint16_t *out, struct 
     return 0;
 }
 
+/* What ports of this kind use: port_vhost_ops with the frame movers of this CPU. */
+static const struct port_ops *live_ops(void)
+{
+    static struct port_ops ops;
+    const struct vhost_hot *hot = HOT_BEST(vhost_hot);
+
+    if (!ops.kind) {
+        ops = port_vhost_ops;
+        ops.rx = hot->rx;
+        ops.rx_done = hot->rx_done;
+        ops.tx = hot->tx;
+    }
+    return &ops;
+}
+
 static int port_vhost_create(struct port **out, const struct port_conf *c,
                              const struct port_env *env, struct err *e)
 {
@@ -804,7 +318,7 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
     if (!pv) {
         return err_set(e, -ENOMEM, "port %s: out of memory", c->name);
     }
-    rc = port_init(&pv->port, &port_vhost_ops, c, env, e);
+    rc = port_init(&pv->port, live_ops(), c, env, e);
     if (rc) {
         free(pv);
         return rc;
@@ -931,9 +445,6 @@ const struct port_ops port_vhost_ops = {
     .options = vhost_options,
     .create = port_vhost_create,
     .destroy = port_vhost_destroy,
-    .rx = port_vhost_rx,
-    .rx_done = port_vhost_rx_done,
-    .tx = port_vhost_tx,
     .arm = port_vhost_arm,
     .disarm = port_vhost_disarm,
     .set = port_vhost_set,

@@ -64,21 +64,28 @@ const char *ring_fault_text(enum ring_fault f);
 #define RING_BURST 64     /* chains per burst at most: a 64 KiB frame in 1.5 KiB buffers is 44 */
 #define RING_MAX_SEGS 1024 /* segments per chain, and in the pool of one burst */
 
-/* One segment of a chain, private copy. */
+/* One segment of a chain: a descriptor, private copy. */
 struct ring_seg {
     uint64_t addr; /* guest-physical; not yet translated */
     uint32_t len;
-    uint32_t pad;
+    uint16_t flags, next; /* as they were; of no meaning above this file */
 };
+static_assert(sizeof(struct ring_seg) == sizeof(struct vring_desc), "copied as it is");
 
 struct ring_chain {
     struct ring_seg seg; /* the first segment, and the only one if n_seg == 1 */
-    uint16_t id;         /* goes back in the used entry */
-    uint16_t n_seg;      /* 0 if fault is set */
-    uint16_t pool;       /* if n_seg > 1: all segments are burst.pool[pool .. pool + n_seg) */
-    uint8_t fault;       /* enum ring_fault; the chain is to be committed with length 0 */
-    uint8_t pad;
+    union {
+        struct {
+            uint16_t id;    /* goes back in the used entry */
+            uint16_t n_seg; /* 0 if fault is set */
+            uint16_t pool;  /* if n_seg > 1: all segments are burst.pool[pool .. pool + n_seg) */
+            uint16_t fault; /* enum ring_fault; the chain is to be committed with length 0 */
+        };
+        uint64_t meta; /* the four above in one store */
+    };
 };
+static_assert(sizeof(struct ring_chain) == 24, "three words: walked by pointer");
+#define RING_META_PLAIN(id) ((uint64_t)(id) | 1ull << 16) /* one segment, no fault */
 
 struct ring_burst {
     uint32_t n;      /* chains peeked */

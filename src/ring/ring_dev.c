@@ -43,7 +43,7 @@ struct walk {
 };
 
 /* Append one segment; RING_FAULT_NONE or the reason. */
-static enum ring_fault add_seg(struct walk *w, const struct vring_desc *d)
+static enum ring_fault add_seg(struct walk *w, const struct ring_seg *d)
 {
     struct ring_burst *b = w->b;
 
@@ -55,7 +55,7 @@ static enum ring_fault add_seg(struct walk *w, const struct vring_desc *d)
          * the next burst; if it is, it has more segments than any chain may have. */
         return w->c->pool ? (enum ring_fault)RING_N_FAULTS : RING_FAULT_CHAIN_LONG;
     }
-    b->pool[b->n_pool++] = (struct ring_seg){.addr = d->addr, .len = d->len};
+    b->pool[b->n_pool++] = *d;
     return RING_FAULT_NONE;
 }
 
@@ -70,7 +70,7 @@ static enum ring_fault walk_indirect(struct walk *w, const struct gmem *mem, uin
         return RING_FAULT_INDIRECT_BAD;
     }
     for (uint32_t steps = 0; steps < n; steps++) {
-        struct vring_desc d;
+        struct ring_seg d;
         uint64_t at;
 
         if (__builtin_add_overflow(addr, (uint64_t)i * sizeof(d), &at)) {
@@ -106,7 +106,7 @@ static enum ring_fault walk_indirect(struct walk *w, const struct gmem *mem, uin
 }
 
 static enum ring_fault walk(struct walk *w, const struct ring *r, const struct gmem *mem,
-                            struct vring_desc d)
+                            struct ring_seg d)
 {
     for (uint32_t steps = 0; steps < r->num; steps++) {
         if (d.flags & VRING_DESC_F_INDIRECT) {
@@ -126,18 +126,18 @@ static enum ring_fault walk(struct walk *w, const struct ring *r, const struct g
         if (d.next >= r->num) {
             return RING_FAULT_NEXT_RANGE;
         }
-        d = split_read_desc(r->desc, d.next);
+        split_read_desc(&d, r->desc, d.next);
     }
     return RING_FAULT_CHAIN_LONG;
 }
 
 void split_walk_chain(const struct ring *r, const struct gmem *mem, struct ring_burst *b,
-                      struct ring_chain *c, struct vring_desc head)
+                      struct ring_chain *c)
 {
     struct walk w = {.b = b, .c = c, .write = r->write};
 
     c->pool = (uint16_t)b->n_pool;
-    c->fault = (uint8_t)walk(&w, r, mem, head);
+    c->fault = (uint16_t)walk(&w, r, mem, c->seg);
     if (c->fault) {
         c->n_seg = 0;
         return; /* its segments stay counted: a burst of bad chains costs no more than a good one */

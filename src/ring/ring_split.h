@@ -15,20 +15,17 @@
 #include "ring/ring_order.h"
 
 /* desc[i] read once, as one 16-byte copy that the compiler cannot repeat. */
-static ALWAYS_INLINE struct vring_desc split_read_desc(const struct vring_desc GUEST *table,
-                                                       uint32_t i)
+static ALWAYS_INLINE void split_read_desc(struct ring_seg *to, const struct vring_desc GUEST *table,
+                                          uint32_t i)
 {
-    const uint64_t *p = GUEST_PTR(const uint64_t, table + i);
-    uint64_t w[2] = {read_once(&p[0]), read_once(&p[1])};
-    struct vring_desc d;
+    typedef uint64_t v2 __attribute__((vector_size(16), aligned(8), may_alias));
 
-    memcpy(&d, w, sizeof(d));
-    return d;
+    *(v2 *)to = *GUEST_PTR(const volatile v2, table + i);
 }
 
 /* A chain of more than one plain descriptor. Cold enough to live out of line (ring_dev.c). */
 void split_walk_chain(const struct ring *r, const struct gmem *mem, struct ring_burst *b,
-                      struct ring_chain *c, struct vring_desc head);
+                      struct ring_chain *c);
 
 static ALWAYS_INLINE uint16_t *split_used_event(const struct ring *r)
 {
@@ -42,20 +39,20 @@ static ALWAYS_INLINE uint16_t *split_avail_event(const struct ring *r)
 
 static ALWAYS_INLINE uint32_t split_dev_peek(struct ring *r, struct ring_burst *b, uint32_t max)
 {
-    const uint16_t *avail_idx = GUEST_PTR(const uint16_t, &r->avail->idx);
     const uint16_t *entry = GUEST_PTR(const uint16_t, r->avail->ring);
-    const struct gmem *mem = load_acquire(&r->mem);
+    const struct vring_desc GUEST *desc = r->desc;
     const uint32_t mask = r->num - 1;
-    uint16_t have = (uint16_t)(r->avail_seen - r->idx);
+    const uint16_t plain = r->write ? VRING_DESC_F_WRITE : 0;
+    uint16_t idx = r->idx, have = (uint16_t)(r->avail_seen - idx);
     uint32_t n, i;
 
     b->n = 0;
     b->n_pool = 0;
     if (have < max) {
-        r->avail_seen = ring_s1_load_avail_idx(avail_idx);
-        have = (uint16_t)(r->avail_seen - r->idx);
+        r->avail_seen = ring_s1_load_avail_idx(GUEST_PTR(const uint16_t, &r->avail->idx));
+        have = (uint16_t)(r->avail_seen - idx);
         if (unlikely(have > r->num)) {
-            r->avail_seen = r->idx;
+            r->avail_seen = idx;
             r->broken = r->broken ? r->broken : RING_FAULT_AVAIL_JUMP;
         }
     }
@@ -63,27 +60,23 @@ static ALWAYS_INLINE uint32_t split_dev_peek(struct ring *r, struct ring_burst *
         return 0;
     }
     n = MIN((uint32_t)have, max);
-    for (i = 0; i < n; i++) {
-        uint16_t head = read_once(&entry[(uint16_t)(r->idx + i) & mask]);
+    struct ring_chain *c = b->chain;
+    for (i = 0; i < n; i++, c++) {
+        uint32_t head = read_once(&entry[idx++ & mask]);
 
-        b->chain[i].id = head;
         if (unlikely(head > mask)) {
             r->broken = RING_FAULT_HEAD_RANGE;
             n = i;
             break;
         }
-        __builtin_prefetch(GUEST_PTR(const void, r->desc + head));
+        c->meta = RING_META_PLAIN(head);
+        __builtin_prefetch(GUEST_PTR(const void, desc + head));
     }
-    for (i = 0; i < n; i++) {
-        struct ring_chain *c = &b->chain[i];
-        struct vring_desc d = split_read_desc(r->desc, c->id);
-
-        c->seg.addr = d.addr;
-        c->seg.len = d.len;
-        c->n_seg = 1;
-        c->fault = RING_FAULT_NONE;
-        if (unlikely(d.flags != (r->write ? VRING_DESC_F_WRITE : 0))) {
-            split_walk_chain(r, mem, b, c, d);
+    c = b->chain;
+    for (i = 0; i < n; i++, c++) {
+        split_read_desc(&c->seg, desc, c->id);
+        if (unlikely(c->seg.flags != plain)) {
+            split_walk_chain(r, load_acquire(&r->mem), b, c);
             if (c->fault == RING_N_FAULTS) {
                 break; /* no room behind the others: the first chain of the next burst */
             }
@@ -118,7 +111,7 @@ static ALWAYS_INLINE bool split_dev_commit(struct ring *r, const struct ring_bur
 {
     uint64_t *elem = GUEST_PTR(uint64_t, r->used->ring);
     const uint32_t mask = r->num - 1;
-    uint16_t old = r->idx;
+    uint16_t old = r->idx, at = old;
 
     if (!n) {
         return false;
@@ -126,9 +119,9 @@ static ALWAYS_INLINE bool split_dev_commit(struct ring *r, const struct ring_bur
     for (uint32_t i = 0; i < n; i++) {
         uint64_t len = lens ? lens[i] : 0;
 
-        write_once(&elem[(uint16_t)(old + i) & mask], (uint64_t)b->chain[i].id | len << 32);
+        write_once(&elem[at++ & mask], (uint64_t)b->chain[i].id | len << 32);
     }
-    r->idx = (uint16_t)(old + n);
+    r->idx = at;
     ring_s2_store_used_idx(GUEST_PTR(uint16_t, &r->used->idx), r->idx);
     return split_should_signal(r, old);
 }

@@ -1,0 +1,479 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vhost-user port: the half that moves frames.  Compiled once per machine level (base/cpu.h).
+ *
+ *   rx   passes over a burst: chains (ring_dev_peek), translate and prefetch, snapshot.  The loan is
+ *        the chain; rx_done commits it.
+ *   tx   passes over the frames of one call: chains, translate and prefetch, copy, commit.
+ *
+ * Both have one fast form (a chain of one segment inside one region) written out in the loop and one
+ * general form for everything else.
+ */
+#include <string.h>
+
+#include "pkt/copy.h"
+#include "port/port_vhost.h"
+
+static struct port_vhost *vhost_of(struct port *p)
+{
+    return container_of(p, struct port_vhost, port);
+}
+
+static_assert(sizeof(struct ring_burst) <= WCTX_SCRATCH, "scratch holds a burst");
+
+/* ---- from the guest ---------------------------------------------------------------------------- */
+
+/* What became of one chain. */
+enum { LENT = DROP_N };
+
+static const enum drop rx_fault_drop[RING_N_FAULTS] = {
+    [RING_FAULT_NEXT_RANGE] = DROP_BAD_CHAIN,     [RING_FAULT_CHAIN_LONG] = DROP_BAD_CHAIN,
+    [RING_FAULT_INDIRECT_BAD] = DROP_BAD_CHAIN,   [RING_FAULT_INDIRECT_UNMAPPED] = DROP_UNMAPPED,
+    [RING_FAULT_DIRECTION] = DROP_BAD_CHAIN,      [RING_FAULT_UNMAPPED] = DROP_UNMAPPED,
+};
+
+static COLD int bad_length(uint32_t hdr_len, uint64_t total)
+{
+    return total < hdr_len               ? DROP_NO_HEADER
+           : total < hdr_len + PKT_MIN_LEN ? DROP_RUNT
+                                           : DROP_GIANT;
+}
+
+static ALWAYS_INLINE bool length_ok(uint32_t hdr_len, uint64_t total)
+{
+    return total - (hdr_len + PKT_MIN_LEN) <= PKT_MAX_LEN - PKT_MIN_LEN; /* unsigned: both ends */
+}
+
+/* Header and snapshot lie in front of and at room + VNET_HDR_LEN: check the one, complete the other. */
+static ALWAYS_INLINE int rx_finish(struct pkt *p, uint8_t *room, uint32_t hdr_len, uint32_t snap,
+                                   uint32_t total)
+{
+    const uint8_t *said = room + VNET_HDR_LEN - hdr_len;
+    bool offload = (said[0] & VNET_F_NEEDS_CSUM) || said[1] != VNET_GSO_NONE;
+
+    p->data = room + VNET_HDR_LEN;
+    p->len = total - hdr_len;
+    p->snap_len = (uint16_t)(snap - hdr_len);
+    pkt_plain_header(p->data);
+    return unlikely(offload) ? DROP_OFFLOAD : LENT;
+}
+
+/* One segment in one region: the form that drivers use. */
+static ALWAYS_INLINE int rx_fast(struct pkt *p, uint8_t *room, uint32_t hdr_len,
+                                 const uint8_t GUEST *va, uint32_t total)
+{
+    if (unlikely(!length_ok(hdr_len, total))) {
+        return bad_length(hdr_len, total);
+    }
+    uint32_t snap = MIN(total, (uint32_t)PKT_SNAP);
+
+    copy_bytes(room + VNET_HDR_LEN - hdr_len, GUEST_PTR(const void, va), snap);
+    p->n_spans = total > snap;
+    p->span = (struct gspan){va + snap, total - snap};
+    return rx_finish(p, room, hdr_len, snap, total);
+}
+
+/* Any chain: segments of any length, in any regions. */
+static NOINLINE int rx_general(struct vq *vq, const struct gmem *mem, struct batch *b,
+                               struct pkt *p, uint8_t *room, const struct ring_burst *rb,
+                               const struct ring_chain *c)
+{
+    const struct ring_seg *seg = c->n_seg > 1 ? &rb->pool[c->pool] : &c->seg;
+    uint8_t *hdr = room + VNET_HDR_LEN - vq->hdr_len;
+    struct gspan *spans = &b->spans[b->n_spans];
+    uint32_t snap = 0, n_spans = 0;
+    uint64_t total = 0;
+
+    for (uint32_t i = 0; i < c->n_seg; i++) {
+        for (uint32_t at = 0; at < seg[i].len;) {
+            uint32_t len = seg[i].len - at;
+            const uint8_t GUEST *va = gmem_span(mem, &vq->ring.hint, (gpa_t){seg[i].addr + at},
+                                                &len);
+
+            if (!va) {
+                return DROP_UNMAPPED;
+            }
+            at += len;
+            total += len;
+            uint32_t head = MIN(len, (uint32_t)PKT_SNAP - snap);
+            copy_bytes(hdr + snap, GUEST_PTR(const void, va), head);
+            snap += head;
+            if (len > head) {
+                if (b->n_spans + n_spans == PKT_MAX_SPANS) {
+                    return DROP_BAD_CHAIN;
+                }
+                spans[n_spans++] = (struct gspan){va + head, len - head};
+            }
+        }
+    }
+    if (!length_ok(vq->hdr_len, total)) {
+        return bad_length(vq->hdr_len, total);
+    }
+    p->n_spans = (uint16_t)n_spans;
+    p->spans = spans;
+    if (n_spans == 1) {
+        p->span = spans[0];
+    } else {
+        b->n_spans += n_spans;
+    }
+    return rx_finish(p, room, vq->hdr_len, snap, (uint32_t)total);
+}
+
+static void count_rx(struct port *port, const struct wctx *w, uint32_t frames, uint64_t bytes)
+{
+    struct port_counters *c = &port->counters[w->id];
+
+    write_once(&c->rx_frames, c->rx_frames + frames);
+    write_once(&c->rx_bytes, c->rx_bytes + bytes);
+}
+
+/* The peer's memory file shrank under us, or its ring is corrupt: have the control thread stop it. */
+static COLD void check_faults(struct port *port, struct vq *vq)
+{
+    struct ring *r = &vq->ring;
+
+    if (r->fault_seq != gmem_fault_seq()) {
+        r->fault_seq = gmem_fault_seq();
+        if (gmem_faulted(read_once(&r->mem))) {
+            write_once(&r->broken, (uint8_t)RING_FAULT_MEMORY_GONE);
+        }
+    }
+    if (r->broken) {
+        port->env->post(port->env->ctx, port);
+    }
+}
+
+static ALWAYS_INLINE bool maybe_faulty(const struct ring *r)
+{
+    return unlikely(r->fault_seq != gmem_fault_seq() || r->broken);
+}
+
+/* The chain's bytes as one run, or NULL: several segments, several regions or not its memory. */
+static ALWAYS_INLINE uint8_t GUEST *one_run(const struct gmem *mem, struct gmem_window *win,
+                                            uint32_t *hint, const struct ring_chain *c)
+{
+    uint8_t GUEST *va = gmem_in_window(*win, (gpa_t){c->seg.addr}, c->seg.len);
+
+    if (unlikely(!va)) {
+        va = gmem_move_window(mem, win, hint, (gpa_t){c->seg.addr}, c->seg.len);
+    }
+    return likely(c->n_seg == 1) ? va : NULL;
+}
+
+static uint32_t rx(struct rxq *q, struct batch *b, struct wctx *w)
+{
+    struct vq *vq = container_of(q, struct vq, rxq);
+    struct ring_burst *rb = w->rx_scratch;
+    const struct gmem *mem = load_acquire(&vq->ring.mem);
+    struct gmem_window win = gmem_window(mem, vq->ring.hint);
+    const uint8_t GUEST *va[PKT_BURST];
+    const uint32_t hdr_len = vq->hdr_len;
+    uint32_t n = ring_dev_peek(RING_SPLIT, &vq->ring, rb, PKT_BURST);
+    uint64_t bytes = 0;
+
+    b->n_loans = n;
+    if (unlikely(!n)) {
+        if (maybe_faulty(&vq->ring)) {
+            check_faults(q->port, vq);
+        }
+        return 0;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        va[i] = one_run(mem, &win, &vq->ring.hint, &rb->chain[i]);
+        __builtin_prefetch(GUEST_PTR(const void, va[i]));
+        __builtin_prefetch(GUEST_PTR(const void, va[i]) + CACHE_LINE);
+    }
+    const struct ring_chain *c = rb->chain;
+    struct pkt *p = b->pkt;
+    uint8_t *room = batch_snap(b, 0);
+    for (uint32_t i = 0; i < n; i++, c++) {
+        int r;
+
+        if (likely(va[i] != NULL)) {
+            r = rx_fast(p, room, hdr_len, va[i], c->seg.len);
+        } else if (c->fault) {
+            r = rx_fault_drop[c->fault];
+        } else {
+            r = rx_general(vq, mem, b, p, room, rb, c);
+        }
+        if (unlikely(r != LENT)) {
+            port_count_drop(q->port, w, (enum drop)r, 1);
+            continue;
+        }
+        bytes += p->len;
+        p++;
+        room += sizeof(b->room[0]);
+    }
+    b->n = (uint32_t)(p - b->pkt);
+    count_rx(q->port, w, b->n, bytes);
+    return b->n;
+}
+
+/* Have the driver signalled at the end of the round. */
+static ALWAYS_INLINE void want_signal(struct vq *vq, struct wctx *w)
+{
+    int fd = read_once(&vq->call_fd);
+
+    if (fd >= 0) {
+        wctx_signal(w, fd);
+    }
+}
+
+static void rx_done(struct rxq *q, struct batch *b, struct wctx *w)
+{
+    struct vq *vq = container_of(q, struct vq, rxq);
+
+    if (ring_dev_commit(RING_SPLIT, &vq->ring, w->rx_scratch, b->n_loans, NULL)) {
+        want_signal(vq, w);
+    }
+    if (maybe_faulty(&vq->ring)) {
+        check_faults(q->port, vq);
+    }
+}
+
+/* ---- to the guest ------------------------------------------------------------------------------ */
+
+/* Write position in the chains of one burst. */
+struct out_pos {
+    const struct ring_burst *rb;
+    struct vq *vq;
+    const struct gmem *mem;
+    uint32_t chain, end; /* chains [.., end) may be used */
+    uint32_t seg, at;    /* in the present chain */
+    uint32_t *lens;
+};
+
+static const struct ring_seg *chain_segs(const struct ring_burst *rb, const struct ring_chain *c)
+{
+    return c->n_seg > 1 ? &rb->pool[c->pool] : &c->seg;
+}
+
+/* Copy len bytes to the write position; false if a buffer is not in the guest's memory. The caller
+ * made sure that there is room. */
+static bool out_bytes(struct out_pos *o, const void *src, uint32_t len)
+{
+    const uint8_t *s = src;
+
+    while (len) {
+        const struct ring_chain *c = &o->rb->chain[o->chain];
+
+        if (o->seg == c->n_seg) {
+            o->chain++;
+            o->seg = 0;
+            o->at = 0;
+            continue;
+        }
+        const struct ring_seg *seg = &chain_segs(o->rb, c)[o->seg];
+        uint32_t n = MIN(len, seg->len - o->at);
+
+        if (!n) {
+            o->seg++;
+            o->at = 0;
+            continue;
+        }
+        uint8_t GUEST *va = gmem_span(o->mem, &o->vq->ring.hint, (gpa_t){seg->addr + o->at}, &n);
+        if (!va) {
+            return false;
+        }
+        copy_bytes(GUEST_PTR(void, va), s, n);
+        o->lens[o->chain] += n;
+        o->at += n;
+        s += n;
+        len -= n;
+    }
+    return true;
+}
+
+static uint64_t chain_capacity(const struct ring_burst *rb, const struct ring_chain *c)
+{
+    const struct ring_seg *seg = chain_segs(rb, c);
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < c->n_seg; i++) {
+        sum += seg[i].len;
+    }
+    return sum;
+}
+
+/* How one packet ended: chains used up (0: none), and LENT or the drop reason. */
+struct tx_result {
+    uint32_t n_chains;
+    int why;
+    bool need_more; /* with more chains than were peeked it might fit */
+};
+
+/* Any packet into any chains from `at` on; several chains if buffers may be merged. */
+static NOINLINE struct tx_result tx_general(struct vq *vq, const struct gmem *mem,
+                                            const struct ring_burst *rb, uint32_t at,
+                                            struct pkt *p, uint32_t *lens)
+{
+    uint64_t need = (uint64_t)vq->hdr_len + p->len, room = 0;
+    uint32_t end = at;
+
+    while (room < need && end < rb->n) {
+        const struct ring_chain *c = &rb->chain[end];
+
+        lens[end++] = 0;
+        if (c->fault) {
+            return (struct tx_result){end - at, DROP_RX_BAD_CHAIN, false};
+        }
+        room += chain_capacity(rb, c);
+        if (!vq->mergeable) {
+            break;
+        }
+    }
+    if (room < need) {
+        bool more = vq->mergeable && end == rb->n;
+        return (struct tx_result){0, more ? DROP_NO_BUFFERS : DROP_BUFFERS_SMALL, more};
+    }
+    struct vnet_hdr h = {.num_buffers = (uint16_t)(end - at)};
+    struct out_pos o = {.rb = rb, .vq = vq, .mem = mem, .chain = at, .end = end, .lens = lens};
+
+    bool ok = out_bytes(&o, &h, vq->hdr_len) && out_bytes(&o, p->data, p->snap_len);
+    for (uint32_t i = 0; ok && i < p->n_spans; i++) {
+        ok = out_bytes(&o, GUEST_PTR(const void, pkt_spans(p)[i].p), pkt_spans(p)[i].len);
+    }
+    if (!ok) {
+        memset(&lens[at], 0, (end - at) * sizeof(*lens));
+        return (struct tx_result){end - at, DROP_RX_UNMAPPED, false};
+    }
+    return (struct tx_result){end - at, LENT, false};
+}
+
+struct tx_sum {
+    uint32_t frames;
+    uint64_t bytes;
+    uint32_t chains; /* to commit */
+    uint32_t left;   /* packets not handled yet: they need more chains */
+    bool need_more;
+};
+
+/* Pack packets into the peeked chains until one of the two runs out. */
+static ALWAYS_INLINE struct tx_sum tx_burst(struct port *port, struct vq *vq, struct batch *b,
+                                            const uint8_t *idx, uint32_t n, struct wctx *w,
+                                            const struct ring_burst *rb, uint32_t *lens)
+{
+    const struct gmem *mem = load_acquire(&vq->ring.mem);
+    struct gmem_window win = gmem_window(mem, vq->ring.hint);
+    uint8_t GUEST *va[RING_BURST];
+    uint32_t room[RING_BURST]; /* for the fast form; 0 sends a frame to the general one */
+    struct tx_sum s = {0};
+    uint32_t i, at = 0;
+
+    for (i = 0; i < rb->n; i++) {
+        va[i] = one_run(mem, &win, &vq->ring.hint, &rb->chain[i]);
+        room[i] = likely(va[i] && vq->plain) ? rb->chain[i].seg.len : 0;
+        __builtin_prefetch(GUEST_PTR(const void, va[i]), 1);
+        __builtin_prefetch(GUEST_PTR(const void, va[i]) + CACHE_LINE, 1);
+    }
+    for (i = 0; i < n && at < rb->n; i++) {
+        struct pkt *p = &b->pkt[idx[i]];
+        uint32_t need = VNET_HDR_LEN + p->len;
+
+        if (likely(need <= room[at] && p->n_spans <= 1)) {
+            uint8_t *d = GUEST_PTR(uint8_t, va[at]);
+            uint32_t head = VNET_HDR_LEN + p->snap_len;
+
+            copy_bytes(d, p->data - VNET_HDR_LEN, head);
+            if (p->n_spans) {
+                copy_bytes(d + head, GUEST_PTR(const void, p->span.p), p->span.len);
+            }
+            lens[at++] = need;
+        } else {
+            struct tx_result r = tx_general(vq, mem, rb, at, p, lens);
+
+            if (r.need_more && (at || rb->n < RING_BURST)) {
+                s.need_more = true; /* look again with this packet in front */
+                break;
+            }
+            at += r.n_chains;
+            if (r.why != LENT) {
+                port_count_drop(port, w, (enum drop)r.why, 1);
+                continue;
+            }
+        }
+        s.frames++;
+        s.bytes += p->len;
+    }
+    s.chains = at;
+    s.left = n - i;
+    return s;
+}
+
+/* VIRTIO_NET_F_MQ is not offered: a driver receives on its first pair. */
+static ALWAYS_INLINE struct vq *out_ring(struct port_vhost *pv)
+{
+    return load_acquire(&pv->out[0]);
+}
+
+static ALWAYS_INLINE void vq_lock(struct vq *vq)
+{
+    while (unlikely(__atomic_exchange_n(&vq->lock, 1, __ATOMIC_ACQUIRE))) {
+        while (read_once(&vq->lock)) {
+            cpu_relax();
+        }
+    }
+}
+
+/* Frames longer than the port's MTU allows leave the list. */
+static COLD uint32_t drop_long(struct port *port, struct batch *b, const uint8_t *idx, uint32_t n,
+                               uint8_t *kept, struct wctx *w)
+{
+    uint32_t k = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        if (b->pkt[idx[i]].len <= read_once(&port->max_len)) {
+            kept[k++] = idx[i];
+        }
+    }
+    port_count_drop(port, w, DROP_MTU, n - k);
+    return k;
+}
+
+static void tx(struct port *port, struct batch *b, const uint8_t *idx, uint32_t n, struct wctx *w)
+{
+    struct vq *vq = out_ring(vhost_of(port));
+    struct ring_burst *rb = w->tx_scratch;
+    struct port_counters *count = &port->counters[w->id];
+    uint32_t lens[RING_BURST];
+    uint8_t kept[PKT_BURST];
+    uint32_t max = n;
+
+    if (unlikely(!vq)) {
+        port_count_drop(port, w, DROP_NOT_READY, n);
+        return;
+    }
+    if (unlikely(read_once(&port->max_len) < PKT_MAX_LEN)) {
+        n = drop_long(port, b, idx, n, kept, w);
+        idx = kept;
+    }
+    vq_lock(vq);
+    while (n) {
+        uint32_t got = ring_dev_peek(RING_SPLIT, &vq->ring, rb, max);
+
+        if (unlikely(!got)) {
+            port_count_drop(port, w, vq->ring.broken ? DROP_RING_BROKEN : DROP_NO_BUFFERS, n);
+            break;
+        }
+        struct tx_sum s = tx_burst(port, vq, b, idx, n, w, rb, lens);
+
+        if (ring_dev_commit(RING_SPLIT, &vq->ring, rb, s.chains, lens)) {
+            want_signal(vq, w);
+        }
+        write_once(&count->tx_frames, count->tx_frames + s.frames);
+        write_once(&count->tx_bytes, count->tx_bytes + s.bytes);
+        if (unlikely(s.need_more && !s.chains && max == RING_BURST)) {
+            port_count_drop(port, w, DROP_NO_BUFFERS, 1); /* all there is does not hold it */
+            s.left--;
+        }
+        idx += n - s.left;
+        n = s.left;
+        max = s.need_more ? RING_BURST : MIN(n, (uint32_t)RING_BURST);
+    }
+    if (maybe_faulty(&vq->ring)) {
+        check_faults(port, vq);
+    }
+    store_release(&vq->lock, 0u);
+}
+
+const struct vhost_hot HOT(vhost_hot) = {.rx = rx, .rx_done = rx_done, .tx = tx};
