@@ -22,13 +22,15 @@ const char *cpu_level_name(void);
 /* In a hot file: the name of this level's instance. */
 #define HOT(name) HOT_CAT(name, HOT_LEVEL)
 
-/* Declare an object for all levels / the address of the best instance. */
+/* X(level) for each / declare an object for all levels / the address of the best instance. */
 #ifdef HOT_ALL_LEVELS
+#define HOT_FOR_LEVELS(X) X(base) X(avx2) X(avx512)
 #define HOT_DECLARE(type, name) extern type name##_base, name##_avx2, name##_avx512
 #define HOT_BEST(name)                                                                             \
     (cpu_level() == CPU_AVX512 ? &name##_avx512 : cpu_level() == CPU_AVX2 ? &name##_avx2           \
                                                                           : &name##_base)
 #else
+#define HOT_FOR_LEVELS(X) X(base)
 #define HOT_DECLARE(type, name) extern type name##_base
 #define HOT_BEST(name) (&name##_base)
 #endif

@@ -289,21 +289,6 @@ static int parse_mtu(const char *name, const char *value, uint16_t *out, struct 
     return 0;
 }
 
-/* What ports of this kind use: port_vhost_ops with the frame movers of this CPU. */
-static const struct port_ops *live_ops(void)
-{
-    static struct port_ops ops;
-    const struct vhost_hot *hot = HOT_BEST(vhost_hot);
-
-    if (!ops.kind) {
-        ops = port_vhost_ops;
-        ops.rx = hot->rx;
-        ops.rx_done = hot->rx_done;
-        ops.tx = hot->tx;
-    }
-    return &ops;
-}
-
 static int port_vhost_create(struct port **out, const struct port_conf *c,
                              const struct port_env *env, struct err *e)
 {
@@ -318,7 +303,7 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
     if (!pv) {
         return err_set(e, -ENOMEM, "port %s: out of memory", c->name);
     }
-    rc = port_init(&pv->port, live_ops(), c, env, e);
+    rc = port_init(&pv->port, HOT_BEST(port_vhost_ops), c, env, e);
     if (rc) {
         free(pv);
         return rc;
@@ -439,15 +424,21 @@ static void port_vhost_show(const struct port *port, json_t *o)
     json_object_set_new(o, "rings", rings);
 }
 
-const struct port_ops port_vhost_ops = {
-    .kind = "vhost-user",
-    .help = "a UNIX socket that a virtual machine or virtio-user process plugs into",
-    .options = vhost_options,
-    .create = port_vhost_create,
-    .destroy = port_vhost_destroy,
-    .arm = port_vhost_arm,
-    .disarm = port_vhost_disarm,
-    .set = port_vhost_set,
-    .event = port_vhost_event,
-    .show = port_vhost_show,
-};
+/* One table per machine level: they differ in who moves the frames. */
+#define VHOST_OPS(level)                                                                           \
+    const struct port_ops port_vhost_ops_##level = {                                               \
+        .kind = "vhost-user",                                                                      \
+        .help = "a UNIX socket that a virtual machine or virtio-user process plugs into",          \
+        .options = vhost_options,                                                                  \
+        .create = port_vhost_create,                                                               \
+        .destroy = port_vhost_destroy,                                                             \
+        .rx = port_vhost_rx_##level,                                                               \
+        .rx_done = port_vhost_rx_done_##level,                                                     \
+        .tx = port_vhost_tx_##level,                                                               \
+        .arm = port_vhost_arm,                                                                     \
+        .disarm = port_vhost_disarm,                                                               \
+        .set = port_vhost_set,                                                                     \
+        .event = port_vhost_event,                                                                 \
+        .show = port_vhost_show,                                                                   \
+    };
+HOT_FOR_LEVELS(VHOST_OPS)

@@ -35,12 +35,12 @@ struct port_vhost {
     uint16_t mtu_conf;                /* mtu= option, 0 if not given */
 };
 
-/* The callbacks that move frames; contracts in port.h. */
-struct vhost_hot {
-    uint32_t (*rx)(struct rxq *q, struct batch *b, struct wctx *w);
-    void (*rx_done)(struct rxq *q, struct batch *b, struct wctx *w);
-    void (*tx)(struct port *p, struct batch *b, const uint8_t *idx, uint32_t n, struct wctx *w);
-};
-HOT_DECLARE(const struct vhost_hot, vhost_hot);
+/* The callbacks that move frames, once per machine level; contracts in port.h. */
+#define VHOST_HOT_DECLARE(level)                                                                   \
+    uint32_t port_vhost_rx_##level(struct rxq *q, struct batch *b, struct wctx *w);                \
+    void port_vhost_rx_done_##level(struct rxq *q, struct batch *b, struct wctx *w);               \
+    void port_vhost_tx_##level(struct port *p, struct batch *b, const uint8_t *idx, uint32_t n,    \
+                               struct wctx *w);
+HOT_FOR_LEVELS(VHOST_HOT_DECLARE)
 
 #endif

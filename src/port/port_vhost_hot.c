@@ -160,7 +160,7 @@ static ALWAYS_INLINE uint8_t GUEST *one_run(const struct gmem *mem, struct gmem_
     return likely(c->n_seg == 1) ? va : NULL;
 }
 
-static uint32_t rx(struct rxq *q, struct batch *b, struct wctx *w)
+uint32_t HOT(port_vhost_rx)(struct rxq *q, struct batch *b, struct wctx *w)
 {
     struct vq *vq = container_of(q, struct vq, rxq);
     struct ring_burst *rb = w->rx_scratch;
@@ -219,7 +219,7 @@ static ALWAYS_INLINE void want_signal(struct vq *vq, struct wctx *w)
     }
 }
 
-static void rx_done(struct rxq *q, struct batch *b, struct wctx *w)
+void HOT(port_vhost_rx_done)(struct rxq *q, struct batch *b, struct wctx *w)
 {
     struct vq *vq = container_of(q, struct vq, rxq);
 
@@ -430,7 +430,8 @@ static COLD uint32_t drop_long(struct port *port, struct batch *b, const uint8_t
     return k;
 }
 
-static void tx(struct port *port, struct batch *b, const uint8_t *idx, uint32_t n, struct wctx *w)
+void HOT(port_vhost_tx)(struct port *port, struct batch *b, const uint8_t *idx, uint32_t n,
+                        struct wctx *w)
 {
     struct vq *vq = out_ring(vhost_of(port));
     struct ring_burst *rb = w->tx_scratch;
@@ -475,5 +476,3 @@ static void tx(struct port *port, struct batch *b, const uint8_t *idx, uint32_t 
     }
     store_release(&vq->lock, 0u);
 }
-
-const struct vhost_hot HOT(vhost_hot) = {.rx = rx, .rx_done = rx_done, .tx = tx};
