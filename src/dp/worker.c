@@ -49,13 +49,32 @@ struct worker {
     uint64_t mark_rounds, mark_busy;
 };
 
-static void flush_signals(struct wctx *c)
+static void send_signals(struct worker *w)
+{
+    evsignal_send(w->signal, w->ctx.signals, w->ctx.n_signals);
+    write_once(&w->stats.signals, w->stats.signals + w->ctx.n_signals);
+    w->ctx.n_signals = 0;
+}
+
+/* The end of a round: look once at what every driver wants to be told, and tell them all. */
+static void finish_round(struct wctx *c)
 {
     struct worker *w = container_of(c, struct worker, ctx);
+    uint32_t n = c->n_due;
 
-    evsignal_send(w->signal, c->signals, c->n_signals);
-    write_once(&w->stats.signals, w->stats.signals + c->n_signals);
-    c->n_signals = 0;
+    c->n_due = 0;
+    if (n) {
+        fence_full(); /* S3, for all rings of the round */
+        for (uint32_t i = 0; i < n; i++) {
+            if (c->n_signals == ARRAY_SIZE(c->signals)) {
+                send_signals(w);
+            }
+            c->due[i].fn(c->due[i].arg, c);
+        }
+    }
+    if (c->n_signals) {
+        send_signals(w);
+    }
 }
 
 /* A queue is attached before its port is in the view, and detached after it has left it: meanwhile
@@ -108,9 +127,7 @@ uint32_t worker_round(struct worker *w)
             frames += poll_queue(w, view, q);
         }
     }
-    if (w->ctx.n_signals) {
-        flush_signals(&w->ctx);
-    }
+    finish_round(&w->ctx);
     write_once(&w->stats.rounds, w->stats.rounds + 1);
     if (frames) {
         write_once(&w->stats.busy_rounds, w->stats.busy_rounds + 1);
@@ -417,7 +434,7 @@ int worker_create(struct worker **out, const struct worker_conf *c, struct err *
     w->ctx = (struct wctx){.id = c->id,
                            .rx_scratch = alloc_lines(WCTX_SCRATCH),
                            .tx_scratch = alloc_lines(WCTX_SCRATCH),
-                           .flush = flush_signals};
+                           .flush = finish_round};
     w->batch = alloc_lines(sizeof(*w->batch));
     w->list = calloc(1, sizeof(*w->list));
     w->epfd = epoll_create1(EPOLL_CLOEXEC);

@@ -79,6 +79,14 @@ struct rxq {
     struct worker *worker; /* who polls it; NULL while not attached. Control thread. */
 };
 
+struct wctx;
+
+/* Something to do at the end of the round, after one full fence for all. */
+struct wctx_due {
+    void (*fn)(void *arg, struct wctx *w);
+    void *arg;
+};
+
 /* What a worker hands to provider callbacks. One per worker, never shared. */
 struct wctx {
     unsigned id;             /* worker number: index of port->counters[] */
@@ -86,7 +94,9 @@ struct wctx {
     void *tx_scratch;        /* the same for the duration of one tx call */
     uint32_t n_signals;
     int signals[128];        /* eventfds to signal at the end of this round, see wctx_signal */
-    void (*flush)(struct wctx *);
+    uint32_t n_due;
+    struct wctx_due due[64]; /* see wctx_defer */
+    void (*flush)(struct wctx *); /* do what is due and send the signals, now */
 };
 #define WCTX_SCRATCH (64 * 1024)
 
@@ -98,6 +108,16 @@ static ALWAYS_INLINE void wctx_signal(struct wctx *c, int fd)
         c->flush(c);
     }
     c->signals[c->n_signals++] = fd;
+}
+
+/* Have fn(arg, w) called once before this round ends; what was stored before is visible to every
+ * CPU by then (a full fence). It may call wctx_signal. Not from within such a call. */
+static ALWAYS_INLINE void wctx_defer(struct wctx *c, void (*fn)(void *, struct wctx *), void *arg)
+{
+    if (unlikely(c->n_due == ARRAY_SIZE(c->due))) {
+        c->flush(c);
+    }
+    c->due[c->n_due++] = (struct wctx_due){fn, arg};
 }
 
 /* What the switch offers to providers. Control thread, except where marked. */

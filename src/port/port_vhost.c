@@ -67,6 +67,7 @@ static int on_ring_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, 
         .rxq = {.port = &pv->port, .queue = (uint16_t)(idx / 2), .fd = c->kick_fd},
         .hdr_len = vnet_hdr_len(features),
         .plain = vnet_hdr_len(features) == VNET_HDR_LEN,
+        .shared = idx % 2 == 0 && env->n_workers > 1,
         .mergeable = features & VIRTIO_BIT(NET_F_MRG_RXBUF),
         .call_fd = c->call_fd,
     };

@@ -23,7 +23,9 @@ struct vq {
     bool plain;     /* hdr_len is 12: the header in front of the snapshot can go out as it is */
     bool mergeable; /* VIRTIO_NET_F_MRG_RXBUF negotiated */
     bool reported;  /* control: its fault was told */
+    bool shared;    /* several workers may write it: take the lock */
     uint32_t lock;  /* receive rings: one writer at a time */
+    uint64_t due;   /* workers that will look at the driver's wish for a signal; under the lock */
     int call_fd;    /* replaced by the control thread (relaxed); -1: no signals */
 } CACHE_ALIGNED;
 

@@ -209,22 +209,61 @@ uint32_t HOT(port_vhost_rx)(struct rxq *q, struct batch *b, struct wctx *w)
     return b->n;
 }
 
-/* Have the driver signalled at the end of the round. */
-static ALWAYS_INLINE void want_signal(struct vq *vq, struct wctx *w)
+/* The lock is a full fence on x86, and would wait for every store of the burst before: a ring with
+ * one writer goes without. */
+static ALWAYS_INLINE void vq_lock(struct vq *vq)
 {
-    int fd = read_once(&vq->call_fd);
+    while (vq->shared && unlikely(__atomic_exchange_n(&vq->lock, 1, __ATOMIC_ACQUIRE))) {
+        while (read_once(&vq->lock)) {
+            cpu_relax();
+        }
+    }
+}
 
-    if (fd >= 0) {
+static ALWAYS_INLINE void vq_unlock(struct vq *vq)
+{
+    if (vq->shared) {
+        store_release(&vq->lock, 0u);
+    }
+}
+
+/* End of the round: does the driver want to be told of what was published? */
+static void look_at_driver(void *arg, struct wctx *w)
+{
+    struct vq *vq = arg;
+
+    vq_lock(vq);
+    vq->due &= ~(1ull << w->id);
+    bool due = ring_dev_signal_due(RING_SPLIT, &vq->ring);
+    vq_unlock(vq);
+    int fd = read_once(&vq->call_fd);
+    if (due && fd >= 0) {
         wctx_signal(w, fd);
     }
+}
+
+/* Under the lock. Publish n chains; true if this worker is to look at the driver's wish, once per
+ * round: wctx_defer(look_at_driver) after unlocking. */
+static ALWAYS_INLINE bool publish(struct vq *vq, const struct ring_burst *rb, uint32_t n,
+                                  const uint32_t *lens, const struct wctx *w)
+{
+    uint64_t me = 1ull << w->id;
+    bool first = !(vq->due & me);
+
+    if (unlikely(!n)) {
+        return false;
+    }
+    ring_dev_publish(RING_SPLIT, &vq->ring, rb, n, lens);
+    vq->due |= me;
+    return first;
 }
 
 void HOT(port_vhost_rx_done)(struct rxq *q, struct batch *b, struct wctx *w)
 {
     struct vq *vq = container_of(q, struct vq, rxq);
 
-    if (ring_dev_commit(RING_SPLIT, &vq->ring, w->rx_scratch, b->n_loans, NULL)) {
-        want_signal(vq, w);
+    if (publish(vq, w->rx_scratch, b->n_loans, NULL, w)) {
+        wctx_defer(w, look_at_driver, vq);
     }
     if (maybe_faulty(&vq->ring)) {
         check_faults(q->port, vq);
@@ -406,15 +445,6 @@ static ALWAYS_INLINE struct vq *out_ring(struct port_vhost *pv)
     return load_acquire(&pv->out[0]);
 }
 
-static ALWAYS_INLINE void vq_lock(struct vq *vq)
-{
-    while (unlikely(__atomic_exchange_n(&vq->lock, 1, __ATOMIC_ACQUIRE))) {
-        while (read_once(&vq->lock)) {
-            cpu_relax();
-        }
-    }
-}
-
 /* Frames longer than the port's MTU allows leave the list. */
 static COLD uint32_t drop_long(struct port *port, struct batch *b, const uint8_t *idx, uint32_t n,
                                uint8_t *kept, struct wctx *w)
@@ -439,6 +469,7 @@ void HOT(port_vhost_tx)(struct port *port, struct batch *b, const uint8_t *idx, 
     uint32_t lens[RING_BURST];
     uint8_t kept[PKT_BURST];
     uint32_t max = n;
+    bool defer = false;
 
     if (unlikely(!vq)) {
         port_count_drop(port, w, DROP_NOT_READY, n);
@@ -458,9 +489,7 @@ void HOT(port_vhost_tx)(struct port *port, struct batch *b, const uint8_t *idx, 
         }
         struct tx_sum s = tx_burst(port, vq, b, idx, n, w, rb, lens);
 
-        if (ring_dev_commit(RING_SPLIT, &vq->ring, rb, s.chains, lens)) {
-            want_signal(vq, w);
-        }
+        defer |= publish(vq, rb, s.chains, lens, w);
         write_once(&count->tx_frames, count->tx_frames + s.frames);
         write_once(&count->tx_bytes, count->tx_bytes + s.bytes);
         if (unlikely(s.need_more && !s.chains && max == RING_BURST)) {
@@ -474,5 +503,8 @@ void HOT(port_vhost_tx)(struct port *port, struct batch *b, const uint8_t *idx, 
     if (maybe_faulty(&vq->ring)) {
         check_faults(port, vq);
     }
-    store_release(&vq->lock, 0u);
+    vq_unlock(vq);
+    if (defer) {
+        wctx_defer(w, look_at_driver, vq);
+    }
 }

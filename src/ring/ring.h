@@ -143,16 +143,40 @@ static ALWAYS_INLINE uint32_t ring_dev_peek(const enum ring_layout l, struct rin
 }
 
 /*
- * Complete the first n chains of the burst, in order; lens[i] is what was written into chain i
+ * Complete the first n (> 0) chains of the burst, in order; lens[i] is what was written into chain i
  * (NULL: nothing was written into any, as on a transmit ring).  S2: payload before used entries
- * before the index.  Returns true if the driver asked to be signalled (S3 inside).
+ * before the index.
  */
+static ALWAYS_INLINE void ring_dev_publish(const enum ring_layout l, struct ring *r,
+                                           const struct ring_burst *b, uint32_t n,
+                                           const uint32_t *lens)
+{
+    (void)l;
+    split_dev_publish(r, b, n, lens);
+}
+
+/*
+ * Did the driver ask to be signalled for what was published since the last call?  Between publish
+ * and this the caller passes ring_s3_fence(): one fence may serve many bursts and many rings, which
+ * is why it is not in here (it waits for every store to reach the other core's cache).
+ */
+static ALWAYS_INLINE bool ring_dev_signal_due(const enum ring_layout l, struct ring *r)
+{
+    (void)l;
+    return split_dev_signal_due(r);
+}
+
+/* The three together, for whoever serves one ring. */
 static ALWAYS_INLINE bool ring_dev_commit(const enum ring_layout l, struct ring *r,
                                           const struct ring_burst *b, uint32_t n,
                                           const uint32_t *lens)
 {
-    (void)l;
-    return split_dev_commit(r, b, n, lens);
+    if (!n) {
+        return false;
+    }
+    ring_dev_publish(l, r, b, n, lens);
+    ring_s3_fence();
+    return ring_dev_signal_due(l, r);
 }
 
 /* More chains than idx? Reads the shared index once. For polling and start decisions. */

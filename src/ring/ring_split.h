@@ -86,44 +86,38 @@ static ALWAYS_INLINE uint32_t split_dev_peek(struct ring *r, struct ring_burst *
     return i;
 }
 
-static ALWAYS_INLINE bool split_should_signal(struct ring *r, uint16_t old)
-{
-    bool need;
-
-    ring_s3_fence(); /* used->idx before the look at what the driver wants */
-    if (r->event_idx) {
-        need = vring_need_event(read_once(split_used_event(r)), r->idx,
-                                r->signalled_valid ? r->signalled : old);
-    } else {
-        need = !(read_once(GUEST_PTR(const uint16_t, &r->avail->flags)) &
-                 VRING_AVAIL_F_NO_INTERRUPT);
-    }
-    if (unlikely(!r->signalled_valid)) {
-        r->signalled_valid = true;
-        need = true;
-    }
-    r->signalled = r->idx;
-    return need;
-}
-
-static ALWAYS_INLINE bool split_dev_commit(struct ring *r, const struct ring_burst *b, uint32_t n,
-                                           const uint32_t *lens)
+static ALWAYS_INLINE void split_dev_publish(struct ring *r, const struct ring_burst *b, uint32_t n,
+                                            const uint32_t *lens)
 {
     uint64_t *elem = GUEST_PTR(uint64_t, r->used->ring);
+    const struct ring_chain *c = b->chain;
     const uint32_t mask = r->num - 1;
-    uint16_t old = r->idx, at = old;
+    uint16_t at = r->idx;
 
-    if (!n) {
-        return false;
-    }
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n; i++, c++) {
         uint64_t len = lens ? lens[i] : 0;
 
-        write_once(&elem[at++ & mask], (uint64_t)b->chain[i].id | len << 32);
+        write_once(&elem[at++ & mask], (uint64_t)c->id | len << 32);
     }
     r->idx = at;
-    ring_s2_store_used_idx(GUEST_PTR(uint16_t, &r->used->idx), r->idx);
-    return split_should_signal(r, old);
+    ring_s2_store_used_idx(GUEST_PTR(uint16_t, &r->used->idx), at);
+}
+
+static ALWAYS_INLINE bool split_dev_signal_due(struct ring *r)
+{
+    uint16_t from = r->signalled;
+
+    if (unlikely(!r->signalled_valid)) {
+        r->signalled_valid = true;
+        r->signalled = r->idx;
+        return true;
+    }
+    r->signalled = r->idx;
+    if (r->event_idx) {
+        return vring_need_event(read_once(split_used_event(r)), r->idx, from);
+    }
+    return from != r->idx && !(read_once(GUEST_PTR(const uint16_t, &r->avail->flags)) &
+                               VRING_AVAIL_F_NO_INTERRUPT);
 }
 
 static ALWAYS_INLINE bool split_dev_more(struct ring *r)
