@@ -144,8 +144,9 @@ static int cmd_demo(int argc, char **argv)
             return CLI_FAILED;
         }
     }
-    fprintf(stderr, "ringway: the demo script is neither at %s nor at %s; set RINGWAY_LIBEXEC to its "
-                    "directory\n",
+    fprintf(stderr,
+            "ringway: the demo script is neither at %s nor at %s; set RINGWAY_LIBEXEC to its "
+            "directory\n",
             path[1], path[2]);
     return CLI_FAILED;
 }

@@ -21,7 +21,7 @@
 #include "ctl/conf.h"
 #include "ctl/rundir.h"
 
-#define QEMU_BINARY "qemu-system-x86_64"
+#define QEMU_BINARY  "qemu-system-x86_64"
 #define QEMU_WAIT_NS 5000000000ull
 
 struct qemu_version qemu_parse_version(const char *text)
@@ -120,8 +120,8 @@ static void put_qemu_path(FILE *f, const char *path)
 
 struct plug {
     const char *name;
-    const char *path;   /* of the socket */
-    const char *mtu;    /* NULL: not said */
+    const char *path; /* of the socket */
+    const char *mtu;  /* NULL: not said */
     bool qemu_listens;
     char mac[18];
 };
@@ -211,13 +211,15 @@ void banner_print(FILE *f, const struct dp *dp, const char *rundir, struct qemu_
         banner_mac(c->name, mac);
         conf_write_mac(p.mac, mac);
         if (!printed++ && libvirt) {
-            fputs("Every domain needs shared memory:\n"
-                  "  <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>\n",
-                  f);
+            fputs(
+                "Every domain needs shared memory:\n"
+                "  <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>\n",
+                f);
         } else if (printed == 1 && qemu.major == 0) {
-            fputs("No qemu-system-x86_64 was found in PATH: these lines are for QEMU 9.2 and later; "
-                  "for an older one write reconnect=1 instead of reconnect-ms=1000.\n",
-                  f);
+            fputs(
+                "No qemu-system-x86_64 was found in PATH: these lines are for QEMU 9.2 and later; "
+                "for an older one write reconnect=1 instead of reconnect-ms=1000.\n",
+                f);
         }
         fprintf(f, "Plug a VM into %s%s:\n", c->name,
                 client ? " (QEMU listens, ringway connects)" : "");

@@ -93,8 +93,10 @@ int cli_bad_option(int argc, char **argv, int missing, const char *const *known,
 int cli_options(struct cli_opts *o, int argc, char **argv, unsigned allow, const char *usage)
 {
     static const struct option all[] = {
-        {"rundir", required_argument, NULL, 'r'}, {"help", no_argument, NULL, 'h'},
-        {"json", no_argument, NULL, 'j'},         {"watch", no_argument, NULL, 'w'},
+        {"rundir", required_argument, NULL, 'r'},
+        {"help", no_argument, NULL, 'h'},
+        {"json", no_argument, NULL, 'j'},
+        {"watch", no_argument, NULL, 'w'},
         {NULL, 0, NULL, 0},
     };
     const char *known[] = {"rundir", "help", "json", "watch"};

@@ -9,12 +9,12 @@
 #include "base/err.h"
 
 #define CLI_FAILED 1
-#define CLI_USAGE 2
+#define CLI_USAGE  2
 
 struct cli_word {
-    const char *name; /* NULL ends the table */
-    const char *args; /* for people, behind the name */
-    const char *help; /* one line */
+    const char *name;                  /* NULL ends the table */
+    const char *args;                  /* for people, behind the name */
+    const char *help;                  /* one line */
     int (*run)(int argc, char **argv); /* argv[0] is the word */
 };
 
@@ -27,8 +27,8 @@ enum cli_allow { CLI_JSON = 1, CLI_WATCH = 2 };
 struct cli_opts {
     const char *rundir; /* NULL: the usual one */
     bool json, watch;
-    int n_args;         /* words that are no options ... */
-    char **args;        /* ... and where they are */
+    int n_args;  /* words that are no options ... */
+    char **args; /* ... and where they are */
 };
 
 /*

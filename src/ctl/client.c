@@ -13,15 +13,16 @@
 #include "ctl/rundir.h"
 
 #define ANSWER_MAX (16u << 20) /* bytes; no answer of the switch comes near */
-#define TIMEOUT_S 30
+#define TIMEOUT_S  30
 
 static int cannot_connect(const char *rundir, int code, struct err *e)
 {
     if (code == EACCES || code == EPERM) {
-        return err_set(e, -code,
-                       "you may not talk to the switch in %s (its socket has mode 0660): run this as "
-                       "its user or group",
-                       rundir);
+        return err_set(
+            e, -code,
+            "you may not talk to the switch in %s (its socket has mode 0660): run this as "
+            "its user or group",
+            rundir);
     }
     if (code == ENOENT || code == ECONNREFUSED || code == ENOTDIR) {
         return err_set(e, -code,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The commands that change a running switch: port, mac, bridge, stop; and `check`, which needs none.
+ * The commands that change a running switch: port, mac, bridge, stop; and `check`, which needs
+ * none.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -71,35 +72,34 @@ static char *from_here(const char *key, const char *value)
     return out;
 }
 
-static int port_add_one(struct client *c, const char *arg)
+/* The parameters of port.add, or NULL after an error message. */
+static json_t *port_params(const char *arg)
 {
+    json_t *params = NULL, *options;
     struct port_conf p;
     struct err e = {0};
-    json_t *options = json_object();
-    int status;
 
     if (port_conf_parse(&p, arg, &e)) {
-        json_decref(options);
-        cli_failed(&e);
-        return CLI_USAGE;
-    }
-    for (unsigned i = 0; i < p.n_opt; i++) {
-        char *value = from_here(p.opt[i].key, p.opt[i].value);
-
-        json_object_set_new(options, p.opt[i].key, json_string(value ? value : ""));
-        free(value);
+        cli_usage("%s", e.text);
+        return NULL;
     }
     if (conf_check_port(&p, &e)) {
-        json_decref(options);
-        status = cli_usage("port %s: %s", p.name, e.text);
+        cli_usage("port %s: %s", p.name, e.text);
     } else {
-        status = call(c, "port.add",
-                      json_pack("{s:s, s:s, s:o}", "name", p.name, "kind", p.kind, "options",
-                                options),
-                      NULL);
+        options = json_object();
+        for (unsigned i = 0; i < p.n_opt; i++) {
+            char *value = from_here(p.opt[i].key, p.opt[i].value);
+
+            json_object_set_new(options, p.opt[i].key, json_string(value ? value : ""));
+            free(value);
+        }
+        params = json_pack("{s:s, s:s, s:o}", "name", p.name, "kind", p.kind, "options", options);
+        if (!params) {
+            cli_usage("port \"%s\" is not valid UTF-8", arg);
+        }
     }
     port_conf_free(&p);
-    return status;
+    return params;
 }
 
 static int port_add(struct client *c, int n, char **args)
@@ -107,9 +107,23 @@ static int port_add(struct client *c, int n, char **args)
     int status = 0;
 
     for (int i = 0; i < n && !status; i++) {
-        status = port_add_one(c, args[i]);
+        status = call(c, "port.add", port_params(args[i]), NULL);
     }
     return status;
+}
+
+/* What is wrong with the line itself is said before anything is done, and without a switch. */
+static bool port_args_ok(int n, char **args)
+{
+    for (int i = 0; i < n; i++) {
+        json_t *params = port_params(args[i]);
+
+        if (!params) {
+            return false;
+        }
+        json_decref(params);
+    }
+    return true;
 }
 
 static int port_del(struct client *c, int n, char **args)
@@ -130,9 +144,9 @@ static int port_set(struct client *c, int n, char **args)
         char *eq = strchr(args[i], '=');
 
         *eq = 0;
-        status = call(c, "port.set",
-                      json_pack("{s:s, s:s, s:s}", "name", args[0], "key", args[i], "value", eq + 1),
-                      NULL);
+        status = call(
+            c, "port.set",
+            json_pack("{s:s, s:s, s:s}", "name", args[0], "key", args[i], "value", eq + 1), NULL);
         *eq = '=';
     }
     return status;
@@ -155,7 +169,9 @@ static bool all_pairs(int n, char **args)
 int cmd_port(int argc, char **argv)
 {
     static const struct cli_word verbs[] = {
-        {"add", NULL, NULL, NULL}, {"del", NULL, NULL, NULL}, {"set", NULL, NULL, NULL},
+        {"add", NULL, NULL, NULL},
+        {"del", NULL, NULL, NULL},
+        {"set", NULL, NULL, NULL},
         {NULL, NULL, NULL, NULL},
     };
     static int (*const run[])(struct client *, int, char **) = {port_add, port_del, port_set};
@@ -179,7 +195,8 @@ int cmd_port(int argc, char **argv)
         return cli_usage("port %s needs %s; see --help", w->name,
                          min_args[w - verbs] == 2 ? "a port and KEY=VALUE" : "a port");
     }
-    if (run[w - verbs] == port_set && !all_pairs(o.n_args - 1, o.args + 1)) {
+    if ((run[w - verbs] == port_set && !all_pairs(o.n_args - 1, o.args + 1)) ||
+        (run[w - verbs] == port_add && !port_args_ok(o.n_args - 1, o.args + 1))) {
         return CLI_USAGE;
     }
     status = open_switch(&c, &o);
@@ -208,7 +225,9 @@ static int mac_flush(struct client *c, const char *port)
 int cmd_mac(int argc, char **argv)
 {
     static const struct cli_word verbs[] = {
-        {"add", NULL, NULL, NULL}, {"del", NULL, NULL, NULL}, {"flush", NULL, NULL, NULL},
+        {"add", NULL, NULL, NULL},
+        {"del", NULL, NULL, NULL},
+        {"flush", NULL, NULL, NULL},
         {NULL, NULL, NULL, NULL},
     };
     const struct cli_word *w;
@@ -246,8 +265,8 @@ int cmd_mac(int argc, char **argv)
     if (w == &verbs[0]) {
         status = call(&c, "mac.add", json_pack("{s:s, s:s}", "mac", arg[0], "port", arg[1]), NULL);
     } else if (w == &verbs[1]) {
-        status = call(&c, "mac.del", json_pack("{s:s, s:s?}", "mac", arg[0], "bridge", arg[1]),
-                      NULL);
+        status =
+            call(&c, "mac.del", json_pack("{s:s, s:s?}", "mac", arg[0], "bridge", arg[1]), NULL);
     } else {
         status = mac_flush(&c, arg[0]);
     }
@@ -290,7 +309,9 @@ static json_t *bridge_params(int n, char **args)
 int cmd_bridge(int argc, char **argv)
 {
     static const struct cli_word verbs[] = {
-        {"add", NULL, NULL, NULL}, {"set", NULL, NULL, NULL}, {"del", NULL, NULL, NULL},
+        {"add", NULL, NULL, NULL},
+        {"set", NULL, NULL, NULL},
+        {"del", NULL, NULL, NULL},
         {NULL, NULL, NULL, NULL},
     };
     const struct cli_word *w;

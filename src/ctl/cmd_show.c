@@ -57,16 +57,15 @@ static const char *port_state(const json_t *p)
 
 static void ports_table(FILE *f, const json_t *list)
 {
-    static const char *const head[] = {"PORT",     "KIND",      "BRIDGE",  "STATE",
-                                       "-RX-PPS",  "-RX-BIT/S", "-TX-PPS", "-TX-BIT/S",
-                                       "-RX-FRAMES", "-TX-FRAMES", "-DROPS", "-MACS"};
+    static const char *const head[] = {"PORT",       "KIND",       "BRIDGE",  "STATE",
+                                       "-RX-PPS",    "-RX-BIT/S",  "-TX-PPS", "-TX-BIT/S",
+                                       "-RX-FRAMES", "-TX-FRAMES", "-DROPS",  "-MACS"};
     struct table t;
     size_t i;
     json_t *p;
 
     table_init(&t, ARRAY_SIZE(head), head);
-    json_array_foreach(list, i, p)
-    {
+    json_array_foreach (list, i, p) {
         const json_t *rx = json_object_get(p, "rx"), *tx = json_object_get(p, "tx");
 
         table_add(&t, "%s", str(p, "name"));
@@ -117,8 +116,7 @@ static void put_words(FILE *f, const json_t *list, int indent)
     size_t i;
     json_t *v;
 
-    json_array_foreach(list, i, v)
-    {
+    json_array_foreach (list, i, v) {
         const char *word = json_string_value(v);
         int len = word ? (int)strlen(word) : 0;
 
@@ -142,10 +140,8 @@ static void put_rows(FILE *f, const json_t *list)
     json_t *row, *v;
 
     /* An object may lack members that a later one has: columns are those of any. */
-    json_array_foreach(list, i, row)
-    {
-        json_object_foreach(row, key, v)
-        {
+    json_array_foreach (list, i, row) {
+        json_object_foreach (row, key, v) {
             unsigned k = 0;
 
             while (k < n && strcmp(head[k], key)) {
@@ -157,8 +153,7 @@ static void put_rows(FILE *f, const json_t *list)
         }
     }
     table_init(&t, n, head);
-    json_array_foreach(list, i, row)
-    {
+    json_array_foreach (list, i, row) {
         for (unsigned k = 0; k < n; k++) {
             char *text = NULL;
             size_t len;
@@ -208,20 +203,17 @@ static void port_detail(FILE *f, const json_t *p)
     const char *key;
     json_t *v;
 
-    fprintf(f, "%s: %s port of bridge %s, %s%s\n", str(p, "name"), str(p, "kind"),
-            str(p, "bridge"), port_state(p),
-            json_is_true(json_object_get(p, "isolated")) ? ", isolated" : "");
+    fprintf(f, "%s: %s port of bridge %s, %s%s\n", str(p, "name"), str(p, "kind"), str(p, "bridge"),
+            port_state(p), json_is_true(json_object_get(p, "isolated")) ? ", isolated" : "");
     direction(f, "into the switch (rx)", json_object_get(p, "rx"));
     direction(f, "out of it (tx)", json_object_get(p, "tx"));
     fprintf(f, "  %-20s %lld learnt, %lld at most, %lld refused\n", "addresses",
             integer(macs, "learnt"), integer(macs, "limit"), integer(macs, "refused"));
     fprintf(f, "  %-20s %lld bytes\n", "largest frame", integer(p, "max_frame"));
-    json_object_foreach(json_object_get(p, "options"), key, v)
-    {
+    json_object_foreach (json_object_get(p, "options"), key, v) {
         fprintf(f, "  %-20s %s\n", key, json_string_value(v));
     }
-    json_object_foreach(json_object_get(p, "state"), key, v)
-    {
+    json_object_foreach (json_object_get(p, "state"), key, v) {
         if (strcmp(key, "state")) {
             put_member(f, key, v);
         }
@@ -236,8 +228,7 @@ static void drops_table(FILE *f, const json_t *list)
     json_t *d;
 
     table_init(&t, ARRAY_SIZE(head), head);
-    json_array_foreach(list, i, d)
-    {
+    json_array_foreach (list, i, d) {
         table_add(&t, "%s", str(d, "port"));
         table_add(&t, "%s", str(d, "reason"));
         table_add(&t, "%lld", integer(d, "frames"));
@@ -357,8 +348,7 @@ static void print_macs(FILE *f, const json_t *r, const char *name)
     json_t *m;
 
     table_init(&t, ARRAY_SIZE(head), head);
-    json_array_foreach(json_object_get(r, "macs"), i, m)
-    {
+    json_array_foreach (json_object_get(r, "macs"), i, m) {
         table_add(&t, "%s", str(m, "mac"));
         table_add(&t, "%s", str(m, "bridge"));
         table_add(&t, "%s", str(m, "port"));
@@ -382,21 +372,19 @@ static int get_workers(struct client *c, const char *name, json_t **out, struct 
 
 static void print_workers(FILE *f, const json_t *r, const char *name)
 {
-    static const char *const head[] = {"-WORKER",   "-CPU",      "STATE",      "-BUSY",
-                                       "-POLLING",  "-SLEEPING", "-PPS",       "-SLEEPS/S",
-                                       "-SIGNALS/S", "-FRAMES",  "QUEUES"};
+    static const char *const head[] = {"-WORKER",    "-CPU",      "STATE", "-BUSY",
+                                       "-POLLING",   "-SLEEPING", "-PPS",  "-SLEEPS/S",
+                                       "-SIGNALS/S", "-FRAMES",   "QUEUES"};
     struct table t;
     size_t i, k;
     json_t *w, *q;
 
     table_init(&t, ARRAY_SIZE(head), head);
-    json_array_foreach(json_object_get(r, "workers"), i, w)
-    {
+    json_array_foreach (json_object_get(r, "workers"), i, w) {
         char queues[400] = "";
         const json_t *cpu = json_object_get(w, "cpu");
 
-        json_array_foreach(json_object_get(w, "queues"), k, q)
-        {
+        json_array_foreach (json_object_get(w, "queues"), k, q) {
             size_t used = strlen(queues);
 
             snprintf(queues + used, sizeof(queues) - used, "%s%s", k ? " " : "",
@@ -448,8 +436,7 @@ static void print_bridges(FILE *f, const json_t *r, const char *name)
     json_t *b;
 
     table_init(&t, ARRAY_SIZE(head), head);
-    json_array_foreach(json_object_get(r, "bridges"), i, b)
-    {
+    json_array_foreach (json_object_get(r, "bridges"), i, b) {
         table_add(&t, "%s", str(b, "name"));
         table_add(&t, "%lld", integer(b, "ports"));
         table_add(&t, "%llds", integer(b, "age"));
@@ -491,8 +478,8 @@ struct thing {
 };
 
 static const struct cli_word words[] = {
-    {"ports", NULL, NULL, NULL},   {"macs", NULL, NULL, NULL},   {"workers", NULL, NULL, NULL},
-    {"drops", NULL, NULL, NULL},   {"bridges", NULL, NULL, NULL}, {"config", NULL, NULL, NULL},
+    {"ports", NULL, NULL, NULL}, {"macs", NULL, NULL, NULL},    {"workers", NULL, NULL, NULL},
+    {"drops", NULL, NULL, NULL}, {"bridges", NULL, NULL, NULL}, {"config", NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL},
 };
 static const struct thing things[] = {
@@ -578,9 +565,10 @@ int cmd_show(int argc, char **argv)
 int cmd_why(int argc, char **argv)
 {
     struct cli_opts o;
-    int status = cli_options(&o, argc, argv, CLI_JSON | CLI_WATCH,
-                             "usage: ringway why PORT [--json] [--watch] [--rundir DIR]\n"
-                             "Why frames from or to PORT were dropped: `ringway show drops PORT`.\n");
+    int status =
+        cli_options(&o, argc, argv, CLI_JSON | CLI_WATCH,
+                    "usage: ringway why PORT [--json] [--watch] [--rundir DIR]\n"
+                    "Why frames from or to PORT were dropped: `ringway show drops PORT`.\n");
 
     if (status >= 0) {
         return status;

@@ -26,11 +26,11 @@
 #include "dp/dp.h"
 #include "port/port.h"
 
-#define CONF_FILE_MAX (1024 * 1024) /* bytes; a bound, not a plan */
-#define CONF_POLL_US 50
-#define CONF_POLL_US_MAX 1000000
+#define CONF_FILE_MAX     (1024 * 1024) /* bytes; a bound, not a plan */
+#define CONF_POLL_US      50
+#define CONF_POLL_US_MAX  1000000
 #define CONF_MAC_SIZE_MAX (1u << 26)
-#define CONF_AGE 300
+#define CONF_AGE          300
 
 struct conf_mac {
     char port[PORT_NAME_MAX + 1];
@@ -39,12 +39,12 @@ struct conf_mac {
 };
 
 struct conf {
-    char *file;   /* where it was read from, NULL: nowhere */
-    char *rundir; /* NULL: not said */
-    int log_level;         /* enum log_level, or -1: not said */
+    char *file;    /* where it was read from, NULL: nowhere */
+    char *rundir;  /* NULL: not said */
+    int log_level; /* enum log_level, or -1: not said */
     int cpu[WORKER_MAX];
-    unsigned n_cpu;        /* 0: one worker, not pinned */
-    uint32_t mac_size;     /* entries */
+    unsigned n_cpu;    /* 0: one worker, not pinned */
+    uint32_t mac_size; /* entries */
     unsigned poll_us;
     struct bridge_conf *bridge;
     unsigned n_bridges;

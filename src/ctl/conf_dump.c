@@ -91,8 +91,8 @@ static void add_static(void *arg, const struct mac_entry *m)
     for (unsigned i = 0; i < a->n_ports; i++) {
         if (a->port[i]->id == m->port) {
             conf_write_mac(text, mac);
-            json_array_append_new(
-                a->list, json_pack("{s:s, s:s}", "mac", text, "port", a->port[i]->name));
+            json_array_append_new(a->list,
+                                  json_pack("{s:s, s:s}", "mac", text, "port", a->port[i]->name));
         }
     }
 }
@@ -201,15 +201,13 @@ static void put_list(FILE *f, const json_t *list, int indent)
     size_t i;
     json_t *item;
 
-    json_array_foreach(list, i, item)
-    {
+    json_array_foreach (list, i, item) {
         const char *sep = "";
         const char *key;
         json_t *v;
 
         fprintf(f, "%*s- {", indent, "");
-        json_object_foreach(item, key, v)
-        {
+        json_object_foreach (item, key, v) {
             fputs(sep, f);
             put_text(f, key);
             fputs(": ", f);
@@ -225,8 +223,7 @@ static void put_map(FILE *f, const json_t *o, int indent)
     const char *key;
     json_t *v;
 
-    json_object_foreach((json_t *)(uintptr_t)o, key, v)
-    {
+    json_object_foreach ((json_t *)(uintptr_t)o, key, v) {
         bool empty = (json_is_object(v) && !json_object_size(v)) ||
                      (json_is_array(v) && !json_array_size(v));
 

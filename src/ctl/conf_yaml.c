@@ -26,8 +26,7 @@ struct key_def {
     int (*read)(struct reader *r, const yaml_node_t *value, void *obj);
 };
 
-static int fail(struct reader *r, yaml_mark_t at, int code, const char *fmt, ...)
-    PRINTF_LIKE(4, 5);
+static int fail(struct reader *r, yaml_mark_t at, int code, const char *fmt, ...) PRINTF_LIKE(4, 5);
 
 static int fail(struct reader *r, yaml_mark_t at, int code, const char *fmt, ...)
 {
@@ -179,8 +178,8 @@ static int bridge_age(struct reader *r, const yaml_node_t *n, void *obj)
     unsigned long v = strtoul(text, &end, 10);
 
     if (*text < '0' || *text > '9' || *end || v == 0 || v > 65000) {
-        return fail(r, n->start_mark, -EINVAL, "age \"%s\" is not a number of seconds from 1 to 65000",
-                    text);
+        return fail(r, n->start_mark, -EINVAL,
+                    "age \"%s\" is not a number of seconds from 1 to 65000", text);
     }
     b->age = (unsigned)v;
     return 0;

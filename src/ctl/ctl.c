@@ -123,8 +123,7 @@ static int check_params(const struct ctl_method *m, const json_t *params, struct
     if (!json_is_object(params)) {
         return err_set(e, -EINVAL, "params must be an object with named members");
     }
-    json_object_foreach((json_t *)(uintptr_t)params, key, v)
-    {
+    json_object_foreach ((json_t *)(uintptr_t)params, key, v) {
         unsigned i = 0;
 
         while (m->params[i] && strcmp(m->params[i], key)) {

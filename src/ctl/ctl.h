@@ -17,15 +17,15 @@
 #include "ctl/conf.h"
 #include "dp/dp.h"
 
-#define CTL_LINE_MAX 65536   /* bytes of one request, newline not counted */
-#define CTL_BATCH_MAX 16     /* requests in one JSON array */
+#define CTL_LINE_MAX       65536 /* bytes of one request, newline not counted */
+#define CTL_BATCH_MAX      16    /* requests in one JSON array */
 #define CTL_MACS_PER_REPLY 4096
 
 struct ctl;
 
 /*
- * boot: what the switch was started with (copied as far as it is needed): mac-size, poll-us, rundir.
- * Rates are sampled by ctl_tick(), which the owner calls about once a second.
+ * boot: what the switch was started with (copied as far as it is needed): mac-size, poll-us,
+ * rundir. Rates are sampled by ctl_tick(), which the owner calls about once a second.
  */
 int ctl_create(struct ctl **out, struct dp *dp, const struct conf *boot, struct err *e);
 void ctl_destroy(struct ctl *c);

@@ -15,7 +15,8 @@ struct ctl {
     bool stop;
 };
 
-/* Returned by a method whose parameters are missing or of the wrong type; no errno has this value. */
+/* Returned by a method whose parameters are missing or of the wrong type; no errno has this value.
+ */
 #define CTL_BAD_PARAMS (-100000)
 
 struct ctl_method {

@@ -2,10 +2,10 @@
 /*
  * Newline-delimited JSON over a UNIX stream socket, on the event loop of the control thread.
  *
- * No client can cost more than its own connection: a request is at most CTL_LINE_MAX bytes, a client
- * that does not read its answers is not read from either, an unfinished request or an unread answer
- * has a deadline, and there are at most CLIENTS_MAX connections.  A client that has said all it
- * wanted (shut down its sending side) still gets its answers.
+ * No client can cost more than its own connection: a request is at most CTL_LINE_MAX bytes, a
+ * client that does not read its answers is not read from either, an unfinished request or an unread
+ * answer has a deadline, and there are at most CLIENTS_MAX connections.  A client that has said all
+ * it wanted (shut down its sending side) still gets its answers.
  */
 #include "ctl/ctl_sock.h"
 
@@ -23,18 +23,18 @@
 
 #include "base/log.h"
 
-#define CLIENTS_MAX 64
-#define IDLE_S 120          /* a connection that says nothing */
-#define UNFINISHED_S 10     /* a request without its newline, an answer that nobody reads */
-#define REQUESTS_PER_TURN 8 /* then other connections have their turn */
+#define CLIENTS_MAX       64
+#define IDLE_S            120 /* a connection that says nothing */
+#define UNFINISHED_S      10  /* a request without its newline, an answer that nobody reads */
+#define REQUESTS_PER_TURN 8   /* then other connections have their turn */
 
 struct client {
     struct ctl_sock *sock;
     struct bufferevent *bev;
-    struct event *again;  /* more complete requests wait than one turn handles */
+    struct event *again; /* more complete requests wait than one turn handles */
     struct client *next, **prev;
-    bool closing;         /* close when the last answer has gone out */
-    bool stopping;        /* the same, and then end the event loop */
+    bool closing;  /* close when the last answer has gone out */
+    bool stopping; /* the same, and then end the event loop */
 };
 
 struct ctl_sock {
@@ -295,8 +295,8 @@ static int listen_on(struct ctl_sock *s, const char *path, struct err *e)
     return 0;
 }
 
-int ctl_sock_create(struct ctl_sock **out, struct ctl *c, struct event_base *base,
-                    const char *path, struct err *e)
+int ctl_sock_create(struct ctl_sock **out, struct ctl *c, struct event_base *base, const char *path,
+                    struct err *e)
 {
     struct timeval second = {1, 0};
     struct ctl_sock *s = calloc(1, sizeof(*s));

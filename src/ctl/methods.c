@@ -56,8 +56,9 @@ static int want_number(const json_t *params, const char *key, json_int_t min, js
         return 0;
     }
     if (!json_is_integer(v) || json_integer_value(v) < min || json_integer_value(v) > max) {
-        return err_set(e, CTL_BAD_PARAMS, "parameter \"%s\" must be a whole number from %lld to %lld",
-                       key, (long long)min, (long long)max);
+        return err_set(e, CTL_BAD_PARAMS,
+                       "parameter \"%s\" must be a whole number from %lld to %lld", key,
+                       (long long)min, (long long)max);
     }
     *out = json_integer_value(v);
     return 0;
@@ -177,8 +178,7 @@ static int add_options(struct port_conf *conf, const json_t *options, struct err
     const char *key;
     json_t *v;
 
-    json_object_foreach((json_t *)(uintptr_t)options, key, v)
-    {
+    json_object_foreach ((json_t *)(uintptr_t)options, key, v) {
         char number[32];
         const char *text = json_string_value(v);
 
@@ -276,10 +276,10 @@ static void port_drops(const struct ctl *c, const struct port *p, json_t *list)
             continue;
         }
         snprintf(text, sizeof(text), drop_info[i].text, p->name);
-        json_array_append_new(list, json_pack("{s:s, s:s, s:I, s:f, s:s}", "port", p->name,
-                                              "reason", drop_info[i].name, "frames",
-                                              (json_int_t)n.drop[i], "pps", r.drop[i], "text",
-                                              text));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s, s:I, s:f, s:s}", "port", p->name, "reason",
+                                        drop_info[i].name, "frames", (json_int_t)n.drop[i], "pps",
+                                        r.drop[i], "text", text));
     }
 }
 
@@ -306,9 +306,9 @@ static int drops_list(struct ctl *c, const json_t *params, json_t **result, stru
 
 struct mac_walk {
     const struct dp *dp;
-    const char *bridge;           /* NULL: all */
-    const struct port *only;      /* NULL: all */
-    const char *name[PORT_MAX];   /* of each port number, NULL: none */
+    const char *bridge;         /* NULL: all */
+    const struct port *only;    /* NULL: all */
+    const char *name[PORT_MAX]; /* of each port number, NULL: none */
     json_int_t skip, seen;
     json_t *list;
 };
@@ -332,9 +332,9 @@ static void mac_visit(void *arg, const struct mac_entry *m)
         mac[i] = (uint8_t)(m->key >> (8 * i));
     }
     conf_write_mac(text, mac);
-    json_array_append_new(w->list, json_pack("{s:s, s:s, s:s, s:b, s:i}", "mac", text, "bridge",
-                                             bridge, "port", port, "static", (int)m->is_static,
-                                             "age", (int)m->age));
+    json_array_append_new(w->list,
+                          json_pack("{s:s, s:s, s:s, s:b, s:i}", "mac", text, "bridge", bridge,
+                                    "port", port, "static", (int)m->is_static, "age", (int)m->age));
 }
 
 /* A page of the table: it may hold millions, and one answer must stay small. */
@@ -530,8 +530,9 @@ static int workers_list(struct ctl *c, const json_t *params, json_t **result, st
         json_array_append_new(
             list,
             json_pack("{s:i, s:o, s:b, s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}",
-                      "id", (int)w[i].id, "cpu", w[i].cpu < 0 ? json_null() : json_integer(w[i].cpu),
-                      "asleep", (int)w[i].asleep, "queues", queues_json(c, w[i].id), "frames",
+                      "id", (int)w[i].id, "cpu",
+                      w[i].cpu < 0 ? json_null() : json_integer(w[i].cpu), "asleep",
+                      (int)w[i].asleep, "queues", queues_json(c, w[i].id), "frames",
                       (json_int_t)w[i].frames, "rounds", (json_int_t)w[i].rounds, "busy_rounds",
                       (json_int_t)w[i].busy_rounds, "sleeps", (json_int_t)w[i].sleeps, "signals",
                       (json_int_t)w[i].signals, "pps", r.frames, "sleeps_per_s", r.sleeps,

@@ -48,10 +48,14 @@ static void print_kinds(FILE *f)
 }
 
 static const struct option options[] = {
-    {"config", required_argument, NULL, 'c'},   {"rundir", required_argument, NULL, 'r'},
-    {"workers", required_argument, NULL, 'w'},  {"mac-size", required_argument, NULL, 'm'},
-    {"poll-us", required_argument, NULL, 'p'},  {"log-level", required_argument, NULL, 'l'},
-    {"libvirt", no_argument, NULL, 'v'},        {"help", no_argument, NULL, 'h'},
+    {"config", required_argument, NULL, 'c'},
+    {"rundir", required_argument, NULL, 'r'},
+    {"workers", required_argument, NULL, 'w'},
+    {"mac-size", required_argument, NULL, 'm'},
+    {"poll-us", required_argument, NULL, 'p'},
+    {"log-level", required_argument, NULL, 'l'},
+    {"libvirt", no_argument, NULL, 'v'},
+    {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
 

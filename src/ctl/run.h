@@ -10,8 +10,8 @@ struct event_base;
 struct run_signals;
 
 struct run_opts {
-    struct conf conf;     /* file and command line together */
-    const char *rundir;   /* from the command line, NULL: not given */
+    struct conf conf;   /* file and command line together */
+    const char *rundir; /* from the command line, NULL: not given */
     bool libvirt;
 };
 

@@ -10,7 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LOCK_NAME "ringway.pid"
+#define LOCK_NAME  "ringway.pid"
 #define LOCK_TRIES 10
 
 static char *absolute(const char *path)
@@ -50,9 +50,10 @@ int rundir_choose(char **out, const char *given, struct err *e)
     } else if (xdg && *xdg) {
         *out = rundir_path(xdg, "ringway");
     } else {
-        return err_set(e, -ENOENT,
-                       "no directory for the sockets: XDG_RUNTIME_DIR is not set; give --rundir DIR "
-                       "or set RINGWAY_RUNDIR");
+        return err_set(
+            e, -ENOENT,
+            "no directory for the sockets: XDG_RUNTIME_DIR is not set; give --rundir DIR "
+            "or set RINGWAY_RUNDIR");
     }
     return *out ? 0 : err_set(e, -ENOMEM, "out of memory");
 }
@@ -66,7 +67,8 @@ char *rundir_path(const char *rundir, const char *name)
 
 static int make_dir(const char *rundir, struct err *e)
 {
-    /* Of root: other users' VMs must be able to reach their sockets, which have modes of their own. */
+    /* Of root: other users' VMs must be able to reach their sockets, which have modes of their own.
+     */
     mode_t mode = geteuid() == 0 ? 0755 : 0750;
     struct stat st;
 
@@ -79,10 +81,9 @@ static int make_dir(const char *rundir, struct err *e)
         int code = errno;
 
         return err_set(e, -code, "cannot make the run directory %s: %s%s", rundir, strerror(code),
-                       code == ENOENT ? "; make its parent first, or choose another --rundir"
-                       : code == EACCES
-                           ? "; choose a --rundir in which you may write"
-                           : "");
+                       code == ENOENT   ? "; make its parent first, or choose another --rundir"
+                       : code == EACCES ? "; choose a --rundir in which you may write"
+                                        : "");
     }
     if (stat(rundir, &st) || !S_ISDIR(st.st_mode)) {
         return err_set(e, -ENOTDIR, "%s is not a directory; choose another --rundir", rundir);
@@ -127,8 +128,9 @@ static int lock_file(const char *path, const char *rundir, struct err *e)
         int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
 
         if (fd < 0) {
-            return err_set(e, -errno, "cannot open %s: %s; choose a --rundir in which you may write",
-                           path, strerror(errno));
+            return err_set(e, -errno,
+                           "cannot open %s: %s; choose a --rundir in which you may write", path,
+                           strerror(errno));
         }
         if (fcntl(fd, F_SETLK, &lock) < 0) {
             int rc = errno == EACCES || errno == EAGAIN

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The run directory: where the sockets of one switch live.  One switch per directory, held by a lock
- * on RUNDIR/ringway.pid that the kernel drops when the process ends, however it ends.
+ * The run directory: where the sockets of one switch live.  One switch per directory, held by a
+ * lock on RUNDIR/ringway.pid that the kernel drops when the process ends, however it ends.
  */
 #ifndef CTL_RUNDIR_H
 #define CTL_RUNDIR_H

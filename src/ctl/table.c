@@ -78,10 +78,14 @@ const char *si(double v)
         u++;
     }
     if (u == 0) {
-        snprintf(out, sizeof(text[0]), v > 0 && v < 9.95 && v != (double)(int)v ? "%.1f" : "%.0f", v);
+        snprintf(out, sizeof(text[0]), v > 0 && v < 9.95 && v != (double)(int)v ? "%.1f" : "%.0f",
+                 v);
     } else {
-        snprintf(out, sizeof(text[0]), v < 9.995 ? "%.2f%c" : v < 99.95 ? "%.1f%c" : "%.0f%c", v,
-                 unit[u]);
+        snprintf(out, sizeof(text[0]),
+                 v < 9.995   ? "%.2f%c"
+                 : v < 99.95 ? "%.1f%c"
+                             : "%.0f%c",
+                 v, unit[u]);
     }
     return out;
 }

@@ -117,13 +117,16 @@ static void test_errors(void **state)
         {"bridges:\n  b:\n  b:\n", "f.yaml:3:3: bridge b is named twice"},
         {"poll-us: 1\npoll-us: 2\n",
          "f.yaml:2:1: key \"poll-us\" is given twice in the configuration"},
-        {"ports:\n  vm1: {mtu: 1, mtu: 2}\n", "f.yaml:2:17: key \"mtu\" is given twice for port vm1"},
+        {"ports:\n  vm1: {mtu: 1, mtu: 2}\n",
+         "f.yaml:2:17: key \"mtu\" is given twice for port vm1"},
         {"ports:\n  vm1: {client: }\n", "f.yaml:2:9: key \"client\" needs a value"},
         {"ports: [vm1]\n", "f.yaml:1:8: ports must be a mapping (key: value)"},
         {"ports:\n  vm1: [x]\n", "f.yaml:2:8: a port must be a single value, not a list"},
-        {"ports:\n  vm1: {mtu: {a: b}}\n", "f.yaml:2:14: mtu must be a single value, not a mapping"},
-        {"ports:\n  a/b:\n", "f.yaml:2:3: \"a/b\" is not a name: up to 63 letters, digits, '.', '_' "
-                             "and '-', the first a letter or digit"},
+        {"ports:\n  vm1: {mtu: {a: b}}\n",
+         "f.yaml:2:14: mtu must be a single value, not a mapping"},
+        {"ports:\n  a/b:\n",
+         "f.yaml:2:3: \"a/b\" is not a name: up to 63 letters, digits, '.', '_' "
+         "and '-', the first a letter or digit"},
         {"mac-size: 12x\n",
          "f.yaml:1:11: mac-size \"12x\" is not a number of entries from 1 to 67108864"},
         {"poll-us: -1\n",
@@ -132,8 +135,9 @@ static void test_errors(void **state)
          "f.yaml:1:12: log-level \"loud\" is none of error, warn, info, debug"},
         {"rundir: here\n", "f.yaml:1:9: rundir must be an absolute path"},
         {"workers: 1-\n", "f.yaml:1:10: \"1-\" is not a list of CPUs like 0 or 2-3 or 0,2"},
-        {"workers: 5000\n", "f.yaml:1:10: worker CPU 5000 is not one that this process may use (see "
-                            "Cpus_allowed_list in /proc/self/status)"},
+        {"workers: 5000\n",
+         "f.yaml:1:10: worker CPU 5000 is not one that this process may use (see "
+         "Cpus_allowed_list in /proc/self/status)"},
         {"macs:\n  - {mac: 1:2:3, port: a}\n",
          "f.yaml:2:11: \"1:2:3\" is not a MAC address like 52:54:00:12:34:56"},
         {"macs:\n  - {mac: '52:54:00:00:00:01'}\n",
@@ -143,8 +147,7 @@ static void test_errors(void **state)
         {"macs: {a: b}\n", "f.yaml:1:7: macs must be a list of {mac: ..., port: ...}"},
         {"- a\n", "f.yaml:1:1: the configuration must be a mapping (key: value)"},
         {"ports:\n  vm1: \"a\\0b\"\n", "f.yaml:2:8: a port contains a NUL byte"},
-        {"---\npoll-us: 1\n---\npoll-us: 2\n",
-         "f.yaml:4:1: a second document; one file holds one"},
+        {"---\npoll-us: 1\n---\npoll-us: 2\n", "f.yaml:4:1: a second document; one file holds one"},
     };
     struct conf c;
 
@@ -160,10 +163,8 @@ static void test_syntax_errors(void **state)
     static const struct {
         const char *text, *place;
     } t[] = {
-        {"ports:\n  vm1: {a: b\n", "f.yaml:"},
-        {"a: b: c\n", "f.yaml:1:5: "},
-        {"\tx: 1\n", "f.yaml:1:1: "},
-        {"a: *nobody\n", "f.yaml:1:4: "},
+        {"ports:\n  vm1: {a: b\n", "f.yaml:"}, {"a: b: c\n", "f.yaml:1:5: "},
+        {"\tx: 1\n", "f.yaml:1:1: "},          {"a: *nobody\n", "f.yaml:1:4: "},
         {"a: \xff\xfe\n", "f.yaml: byte 3: "},
     };
     struct conf c;
@@ -193,7 +194,8 @@ static void test_cpus(void **state)
     snprintf(text, sizeof(text), "%d-%d", cpu, cpu);
     assert_int_not_equal(conf_add_cpus(&c, text, &err), 0); /* twice */
     conf_fini(&c);
-    static const char *const bad[] = {"", ",", "x", "1,", "-1", "2-1", "0,,1", "0 1", "99999999999"};
+    static const char *const bad[] = {"",    ",",    "x",   "1,",         "-1",
+                                      "2-1", "0,,1", "0 1", "99999999999"};
     for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
         conf_init(&c);
         assert_int_not_equal(conf_add_cpus(&c, bad[i], &err), 0);
@@ -209,8 +211,12 @@ static void test_values(void **state)
     assert_int_equal(conf_read_mac("52:54:00:Ab:cD:ef", mac), 0);
     conf_write_mac(text, mac);
     assert_string_equal(text, "52:54:00:ab:cd:ef");
-    static const char *const bad[] = {"", "52:54:00:ab:cd", "52:54:00:ab:cd:ef:", "5:54:00:ab:cd:ef",
-                                      "52:54:00:ab:cd:eg", "525400abcdef"};
+    static const char *const bad[] = {"",
+                                      "52:54:00:ab:cd",
+                                      "52:54:00:ab:cd:ef:",
+                                      "5:54:00:ab:cd:ef",
+                                      "52:54:00:ab:cd:eg",
+                                      "525400abcdef"};
     for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
         assert_int_not_equal(conf_read_mac(bad[i], mac), 0);
     }
@@ -261,7 +267,8 @@ static void test_round_trip(void **state)
     assert_string_equal(once, twice);
     assert_non_null(strstr(once, "rundir: \"/tmp/a \\\"b\\\\ c\"\n"));
     assert_non_null(strstr(once, "  br9:\n    age: 7\n    forward-reserved: yes\n"));
-    assert_non_null(strstr(once, "  \"no\":\n    kind: dummy\n    mac-limit: 17\n    bridge: br0\n"));
+    assert_non_null(
+        strstr(once, "  \"no\":\n    kind: dummy\n    mac-limit: 17\n    bridge: br0\n"));
     assert_non_null(strstr(once, "macs:\n  - {mac: \"02:00:00:00:00:07\", port: \"no\"}\n"));
     free(once);
     free(twice);
@@ -270,9 +277,9 @@ static void test_round_trip(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_keys),      cmocka_unit_test(test_empty),
-        cmocka_unit_test(test_errors),        cmocka_unit_test(test_syntax_errors),
-        cmocka_unit_test(test_cpus),          cmocka_unit_test(test_values),
+        cmocka_unit_test(test_all_keys),   cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_errors),     cmocka_unit_test(test_syntax_errors),
+        cmocka_unit_test(test_cpus),       cmocka_unit_test(test_values),
         cmocka_unit_test(test_round_trip),
     };
 

@@ -198,8 +198,8 @@ static void test_ports(void **state)
     call_fails("port.add", "{\"name\":\"d2\",\"options\":[]}", -32602, NULL);
     call_fails("port.add", "{\"name\":\"d2\",\"kind\":\"dummy\",\"options\":{\"mtu\":{}}}", -32602,
                NULL);
-    call_fails("port.add", "{\"name\":\"d2\",\"kind\":\"dummy\",\"options\":{\"mtu\":\"x\"}}", -32000,
-               NULL);
+    call_fails("port.add", "{\"name\":\"d2\",\"kind\":\"dummy\",\"options\":{\"mtu\":\"x\"}}",
+               -32000, NULL);
     assert_int_equal(dp_ports(dp, &(struct port *){NULL}, 1), 1);
 
     json_decref(call("port.set", "{\"name\":\"d1\",\"key\":\"mtu\",\"value\":\"1000\"}"));
@@ -208,8 +208,8 @@ static void test_ports(void **state)
                "there is no port dx");
     o = call("ports.list", "{\"name\":\"d1\"}");
     p = json_array_get(json_object_get(o, "ports"), 0);
-    assert_string_equal(
-        json_string_value(json_object_get(json_object_get(p, "options"), "mtu")), "1000");
+    assert_string_equal(json_string_value(json_object_get(json_object_get(p, "options"), "mtu")),
+                        "1000");
     json_decref(o);
 
     json_decref(call("port.del", "{\"name\":\"d1\"}"));
@@ -335,8 +335,8 @@ static void test_config_version_stop(void **state)
     json_t *o = call("config.get", "{}");
 
     assert_non_null(json_string_value(json_object_get(o, "text")));
-    assert_int_equal(
-        json_integer_value(json_object_get(json_object_get(o, "config"), "mac-size")), MAC_SIZE);
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(o, "config"), "mac-size")),
+                     MAC_SIZE);
     json_decref(o);
     o = call("version", "{}");
     assert_string_equal(json_string_value(json_object_get(o, "name")), "ringway");

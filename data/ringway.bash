@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+# bash completion for ringway(1)
+
+_ringway_names() { # THING MEMBER: names from the running switch, nothing if there is none
+    ringway show "$1" --json 2>/dev/null |
+        sed -n 's/^      "'"$2"'": "\(.*\)",\{0,1\}$/\1/p'
+}
+
+_ringway() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+    local cmd=${COMP_WORDS[1]} words=
+
+    COMPREPLY=()
+    case $prev in
+    --rundir) compopt -o dirnames; return ;;
+    -c | --config) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+    --log-level) words='error warn info debug' ;;
+    --workers | --mac-size | --poll-us) return ;;
+    *)
+        case $COMP_CWORD:$cmd in
+        1:*) words='run show why port mac bridge stop check demo bench help version' ;;
+        *:run) words='-c --rundir --workers --mac-size --poll-us --log-level --libvirt --help' ;;
+        2:show) words='ports macs workers drops bridges config' ;;
+        2:port) words='add del set' ;;
+        2:mac) words='add del flush' ;;
+        2:bridge) words='add set del' ;;
+        2:help) words='run show why port mac bridge stop check bench' ;;
+        2:check) words='-c' ;;
+        2:why) words=$(_ringway_names ports name) ;;
+        3:bridge) words=$(_ringway_names bridges name) ;;
+        3:port) [ "${COMP_WORDS[2]}" = add ] || words=$(_ringway_names ports name) ;;
+        3:mac) [ "${COMP_WORDS[2]}" != flush ] || words=$(_ringway_names ports name) ;;
+        4:mac) [ "${COMP_WORDS[2]}" != add ] || words=$(_ringway_names ports name) ;;
+        3:show)
+            case ${COMP_WORDS[2]} in
+            ports | macs | drops | config) words=$(_ringway_names ports name) ;;
+            bridges) words=$(_ringway_names bridges name) ;;
+            esac
+            ;;
+        esac
+        case $cmd:$cur in
+        show:-* | why:-*) words='--json --watch --rundir --help' ;;
+        port:-* | mac:-* | bridge:-* | stop:-*) words='--rundir --help' ;;
+        esac
+        ;;
+    esac
+    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+}
+complete -F _ringway ringway

@@ -1,0 +1,623 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program as people use it: `ringway run` as an ordinary process in a run directory of its own,
+and every command against it.
+
+    RINGWAY   the binary under test
+"""
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+
+import pytest
+import yaml
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+RINGWAY = os.environ.get('RINGWAY', os.path.join(TOP, 'build', 'ringway'))
+TIMEOUT = 60  # for what takes milliseconds: the machine may be slow
+
+
+def wait_for(what, condition):
+    end = time.monotonic() + TIMEOUT
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f'{what}: not within {TIMEOUT} s')
+
+
+def environment(**more):
+    env = {k: v for k, v in os.environ.items()
+           if k not in ('RINGWAY_RUNDIR', 'XDG_RUNTIME_DIR', 'NOTIFY_SOCKET')}
+    return {**env, **more}
+
+
+class Switch:
+    """A running `ringway run`, with all that it printed."""
+
+    def __init__(self, dir, *args, rundir=None, env=None):
+        self.dir = dir
+        self.rundir = rundir or os.path.join(dir, 'run')
+        self.log = os.path.join(dir, 'log')
+        with open(self.log, 'ab') as log:
+            self.proc = subprocess.Popen(
+                [RINGWAY, 'run', '--rundir', self.rundir, *args], stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, cwd=dir, env=env or environment())
+        wait_for('control socket', lambda: self.proc.poll() is not None or self.answers())
+        assert self.proc.poll() is None, self.text()
+
+    def answers(self):
+        with contextlib.suppress(OSError), self.connect():
+            return True
+
+    def connect(self):
+        """A new connection; blocking in connect(), so that a full backlog is waited for."""
+        s = socket.socket(socket.AF_UNIX)
+        try:
+            s.connect(os.path.join(self.rundir, 'ringway.sock'))
+        except OSError:
+            s.close()
+            raise
+        s.settimeout(TIMEOUT)
+        return s
+
+    def text(self):
+        with open(self.log) as f:
+            return f.read()
+
+    def cli(self, *args, status=0):
+        return cli(*args, '--rundir', self.rundir, status=status)
+
+    def json(self, *args):
+        return json.loads(self.cli(*args, '--json').stdout)
+
+    def rpc(self, method, **params):
+        with self.connect() as s:
+            s.sendall(json.dumps({'jsonrpc': '2.0', 'id': 1, 'method': method,
+                                  'params': params}).encode() + b'\n')
+            return json.loads(s.makefile().readline())
+
+    def end(self):
+        if self.proc.poll() is None:
+            self.proc.terminate()
+        return self.proc.wait(TIMEOUT)
+
+
+def cli(*args, status=0, env=None, cwd=None):
+    r = subprocess.run([RINGWAY, *args], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                       timeout=TIMEOUT, env=env or environment(), cwd=cwd)
+    assert r.returncode == status, f'ringway {" ".join(args)}: {r.returncode}\n{r.stdout}{r.stderr}'
+    if status:
+        assert r.stderr.startswith(('ringway: ', 'usage: ')) and r.stderr.endswith('\n'), r.stderr
+    return r
+
+
+@pytest.fixture
+def dir():
+    d = tempfile.mkdtemp(prefix='rw-cli-')
+    yield d
+    shutil.rmtree(d)
+
+
+@pytest.fixture
+def switch(dir):
+    s = Switch(dir, 'd1=dummy', 'd2=dummy,isolated=yes,mtu=900', 'vm1')
+    yield s
+    s.end()
+
+
+# --- the words ------------------------------------------------------------------------------------
+
+def test_version_and_help():
+    assert re.fullmatch(r'ringway \d+\.\d+\.\d+\n', cli('--version').stdout)
+    assert cli('version').stdout == cli('--version').stdout
+    top = cli('--help').stdout
+    for word in ('run', 'show', 'why', 'port', 'mac', 'bridge', 'stop', 'check'):
+        assert re.search(rf'^  {word} ', top, re.M)
+        text = cli(word, '--help').stdout
+        assert text.startswith('usage: ringway ' + word)
+        assert cli('help', word).stdout == text
+
+
+@pytest.mark.parametrize('args, says', [
+    ([], 'which command?'),
+    (['shwo'], 'unknown command "shwo"; did you mean "show"?'),
+    (['s'], '"s" is ambiguous: show, stop'),
+    (['show'], 'show what?'),
+    (['show', 'prts'], 'did you mean "ports"?'),
+    (['show', 'ports', '--jsno'], 'did you mean "--json"?'),
+    (['show', 'ports', '-x'], 'unknown option -x'),
+    (['show', 'ports', '--rundir'], 'option --rundir needs a value'),
+    (['port', 'add'], 'port add needs a port'),
+    (['port', 'set', 'a', 'mtu'], '"mtu" is not KEY=VALUE'),
+    (['port', 'add', 'a=dmmy'], 'unknown kind of port "dmmy"; did you mean "dummy"?'),
+    (['port', 'add', 'a=dummy,mut=1'], 'unknown key "mut" for a dummy port; did you mean "mtu"?'),
+    (['mac', 'add', '52:54', 'a'], '"52:54" is not a MAC address'),
+    (['bridge', 'add', 'b', 'aeg=4'], '"aeg=4" is neither'),
+    (['stop', 'now'], 'stop takes no arguments'),
+    (['check'], 'check which file?'),
+    (['run', '--wrkers', '0'], 'did you mean "--workers"?'),
+    (['run', '--workers', 'x'], '--workers: "x" is not a list of CPUs'),
+    (['run', '--workers', '100000'], 'worker CPU 100000 is not one that this process may use'),
+    (['run', '--log-level', 'loud'], 'none of error, warn, info, debug'),
+    (['run', '--mac-size', '0'], 'mac-size "0" is not a number'),
+    (['run', '--poll-us', 'x'], 'poll-us "x" is not a number'),
+    (['run', 'a', 'a'], 'port a is named twice'),
+    (['run', 'a/b'], '"a/b" is not a name'),
+    (['run', 'a='], "nothing after '='"),
+    (['run', 'a=vhost-user,clinet=/x'], 'did you mean "client"?'),
+])
+def test_usage_errors(args, says):
+    assert says in cli(*args, status=2).stderr
+
+
+# --- without a switch -----------------------------------------------------------------------------
+
+def test_no_switch(dir):
+    for args in (['show', 'ports'], ['port', 'del', 'x'], ['mac', 'flush'], ['stop'],
+                 ['why', 'x'], ['bridge', 'del', 'b']):
+        e = cli(*args, '--rundir', dir, status=1).stderr
+        assert f'no switch runs in {dir}; start one with `ringway run`' in e
+
+
+def test_rundir_choice(dir):
+    if os.geteuid() != 0:
+        assert 'give --rundir DIR or set RINGWAY_RUNDIR' in cli('show', 'ports', status=1).stderr
+        e = cli('show', 'ports', env=environment(XDG_RUNTIME_DIR=dir), status=1).stderr
+        assert f'no switch runs in {dir}/ringway;' in e
+    e = cli('show', 'ports', env=environment(RINGWAY_RUNDIR=dir), status=1).stderr
+    assert f'no switch runs in {dir};' in e
+    e = cli('show', 'ports', '--rundir', 'here/', cwd=dir, status=1).stderr
+    assert f'no switch runs in {dir}/here;' in e
+    e = cli('run', '--rundir', f'{dir}/a/b', status=1).stderr
+    assert f'cannot make the run directory {dir}/a/b: No such file' in e and 'its parent' in e
+    open(f'{dir}/file', 'w').close()
+    assert 'is not a directory' in cli('run', '--rundir', f'{dir}/file', status=1).stderr
+    long = f'{dir}/{"x" * 120}'
+    assert 'choose a shorter --rundir' in cli('run', '--rundir', long, status=1).stderr
+    assert os.listdir(long) == []
+
+
+def test_check(dir):
+    file = os.path.join(dir, 'c.yaml')
+
+    def write(text):
+        with open(file, 'w') as f:
+            f.write(text)
+    write('ports:\n  vm1:\n  t0: {kind: tap, mtu: 9000}\n')
+    assert cli('check', '-c', file).stdout == f'{file}: 0 bridges, 2 ports, 0 static addresses\n'
+    write('ports:\n  vm1: {clinet: /x}\n')
+    for args in (['check', '-c', file], ['run', '--rundir', f'{dir}/r', '-c', file]):
+        assert (f'{file}:2:9: unknown key "clinet" for a vhost-user port; did you mean "client"?'
+                in cli(*args, status=1).stderr)
+    assert 'cannot read /nonexistent: No such file' in cli('check', '/nonexistent', status=1).stderr
+    # what only the switch can know names the line, and leaves nothing behind
+    write('ports:\n  d1: {kind: dummy, mtu: 1}\n')
+    assert f'{file}:2: ' in cli('run', '--rundir', f'{dir}/r', '-c', file, status=1).stderr
+    assert os.listdir(f'{dir}/r') == []
+
+
+# --- a running switch -----------------------------------------------------------------------------
+
+def test_run_and_stop(dir):
+    s = Switch(dir, 'vm1')
+    assert sorted(os.listdir(s.rundir)) == ['ringway.pid', 'ringway.sock', 'vm1.sock']
+    for name in ('ringway.sock', 'vm1.sock'):
+        assert stat.S_IMODE(os.stat(os.path.join(s.rundir, name)).st_mode) == 0o660
+    with open(os.path.join(s.rundir, 'ringway.pid')) as f:
+        assert int(f.read()) == s.proc.pid
+    s.cli('stop')
+    assert os.listdir(s.rundir) == []  # when stop returns, not later
+    assert s.proc.wait(TIMEOUT) == 0
+
+
+@pytest.mark.parametrize('sig', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals(dir, sig):
+    s = Switch(dir, 'vm1', 'd1=dummy')
+    with s.connect():  # a connection that says nothing does not hold it up
+        s.proc.send_signal(sig)
+        assert s.proc.wait(TIMEOUT) == 0
+    assert os.listdir(s.rundir) == []
+
+
+def test_killed_switch_leaves_nothing_in_the_way(dir):
+    s = Switch(dir, 'vm1')
+    s.proc.kill()
+    s.proc.wait(TIMEOUT)
+    assert 'vm1.sock' in os.listdir(s.rundir)
+    assert 'no switch runs in' in s.cli('show', 'ports', status=1).stderr
+    s = Switch(dir, 'vm1')
+    assert s.json('show', 'ports')['ports'][0]['name'] == 'vm1'
+    assert s.end() == 0
+
+
+def test_second_instance(switch):
+    e = cli('run', 'other', '--rundir', switch.rundir, status=1).stderr
+    assert f'process {switch.proc.pid} (ringway) holds the run directory {switch.rundir}' in e
+    assert 'or choose another --rundir' in e
+    assert len(switch.json('show', 'ports')['ports']) == 3  # the first one did not notice
+
+
+def test_socket_in_use(dir):
+    s = Switch(dir, 'vm1')
+    second = os.path.join(dir, 'second')
+    e = cli('run', f'x=vhost-user,path={s.rundir}/vm1.sock', '--rundir', second, status=1).stderr
+    assert str(s.proc.pid) in e and 'vm1.sock' in e
+    assert os.listdir(second) == []
+    assert s.end() == 0
+
+
+def test_show_ports(switch):
+    ports = {p['name']: p for p in switch.json('show', 'ports')['ports']}
+    assert list(ports) == ['d1', 'd2', 'vm1']
+    assert ports['d2']['isolated'] and not ports['d1']['isolated']
+    assert ports['d2']['options']['mtu'] == '900'
+    assert ports['vm1']['state']['socket'] == f'{switch.rundir}/vm1.sock'
+    assert 'VIRTIO_NET_F_MRG_RXBUF' in ports['vm1']['state']['features_offered']
+    assert ports['vm1']['rx'] == {'frames': 0, 'bytes': 0, 'pps': 0.0, 'bps': 0.0}
+    table = switch.cli('show', 'ports').stdout.splitlines()
+    assert table[0].split()[:4] == ['PORT', 'KIND', 'BRIDGE', 'STATE']
+    assert [line.split()[0] for line in table[1:]] == ['d1', 'd2', 'vm1']
+    assert switch.cli('sh', 'po').stdout.splitlines()[0] == table[0]
+    detail = switch.cli('show', 'ports', 'vm1').stdout
+    assert detail.startswith('vm1: vhost-user port of bridge br0, listening\n')
+    assert 'VIRTIO_F_VERSION_1' in detail
+    assert [p['name'] for p in switch.json('show', 'ports', 'd2')['ports']] == ['d2']
+    assert 'there is no port nope' in switch.cli('show', 'ports', 'nope', status=1).stderr
+
+
+def test_show_the_rest(switch):
+    workers = switch.json('show', 'workers')['workers']
+    assert [w['id'] for w in workers] == [0] and workers[0]['cpu'] is None
+    assert sorted(workers[0]['queues']) == ['d1/0', 'd2/0']
+    assert switch.cli('show', 'workers').stdout.split()[0] == 'WORKER'
+    assert [w['id'] for w in switch.json('show', 'workers', '0')['workers']] == [0]
+    assert 'there is no 7' in switch.cli('show', 'workers', '7', status=1).stderr
+    assert switch.json('show', 'drops') == {'drops': []}
+    assert switch.cli('show', 'drops').stdout == 'no frame was dropped\n'
+    assert switch.cli('why', 'd1').stdout == 'no frame was dropped on account of d1\n'
+    assert switch.json('show', 'bridges')['bridges'][0]['ports'] == 3
+    assert 'there is no br9' in switch.cli('show', 'bridges', 'br9', status=1).stderr
+    macs = switch.json('show', 'macs')
+    assert macs['macs'] == [] and macs['size'] >= 131072
+
+
+def test_watch(switch):
+    p = subprocess.Popen([RINGWAY, 'show', 'ports', '--watch', '--json', '--rundir', switch.rundir],
+                         stdout=subprocess.PIPE, text=True, env=environment())
+    for _ in range(2):
+        assert len(json.loads(p.stdout.readline())['ports']) == 3
+    p.terminate()
+    p.stdout.close()
+    p.wait(TIMEOUT)
+
+
+def test_watch_ends_with_the_switch(dir):
+    s = Switch(dir, 'd1=dummy')
+    p = subprocess.Popen([RINGWAY, 'show', 'workers', '--watch', '--rundir', s.rundir],
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                         env=environment())
+    assert p.stdout.readline().split()[0] == 'WORKER'
+    assert s.end() == 0
+    assert 'ringway: the switch in' in p.communicate(timeout=TIMEOUT)[1]
+    assert p.returncode == 1
+
+
+def test_ports_come_and_go(switch):
+    switch.cli('port', 'add', 'n1=dummy,bridge=br5,mac-limit=17', 'vm2')
+    ports = {p['name']: p for p in switch.json('show', 'ports')['ports']}
+    assert ports['n1']['bridge'] == 'br5' and ports['n1']['macs']['limit'] == 17
+    assert os.path.exists(f'{switch.rundir}/vm2.sock')
+    switch.cli('port', 'set', 'n1', 'mtu=1000', 'isolated=yes', 'mac-limit=18')
+    n1 = switch.json('show', 'ports', 'n1')['ports'][0]
+    assert n1['isolated'] and n1['macs']['limit'] == 18 and n1['options']['mtu'] == '1000'
+    for args, says in (
+            (['port', 'add', 'n1=dummy'], "'n1' already"),
+            (['port', 'set', 'n1', 'bridge=br0'], 'delete it and add it again'),
+            (['port', 'set', 'n1', 'mut=5'], "did you mean 'mtu'?"),
+            (['port', 'set', 'n1', 'mtu=x'], 'mtu'),
+            (['port', 'set', 'n2', 'mtu=5'], 'there is no port n2'),
+            (['port', 'del', 'n2'], 'there is no port n2'),
+            (['bridge', 'del', 'br5'], 'still has 1 port')):
+        assert says in switch.cli(*args, status=1).stderr
+    assert switch.json('show', 'ports', 'n1')['ports'][0]['options']['mtu'] == '1000'
+    switch.cli('port', 'del', 'n1', 'vm2')
+    assert not os.path.exists(f'{switch.rundir}/vm2.sock')
+    switch.cli('bridge', 'del', 'br5')
+    assert [p['name'] for p in switch.json('show', 'ports')['ports']] == ['d1', 'd2', 'vm1']
+
+
+def test_relative_socket_of_port_add(switch):
+    other = os.path.join(switch.dir, 'elsewhere')
+    os.mkdir(other)
+    cli('port', 'add', 'r=vhost-user,path=r.sock', '--rundir', switch.rundir, cwd=other)
+    assert stat.S_ISSOCK(os.stat(f'{other}/r.sock').st_mode)
+
+
+def test_macs(switch):
+    switch.cli('mac', 'add', '52:54:00:00:00:01', 'd1')
+    assert switch.json('show', 'macs')['macs'] == [
+        {'mac': '52:54:00:00:00:01', 'bridge': 'br0', 'port': 'd1', 'static': True, 'age': 0}]
+    assert '52:54:00:00:00:01  br0     d1    static' in switch.cli('show', 'macs').stdout
+    assert switch.json('show', 'macs', 'd2')['macs'] == []
+    assert switch.cli('mac', 'flush').stdout == '0 learnt addresses forgotten\n'
+    assert 'there is no port nope' in switch.cli('mac', 'flush', 'nope', status=1).stderr
+    assert 'multicast' in switch.cli('mac', 'add', '01:00:5e:00:00:01', 'd1', status=1).stderr
+    switch.cli('mac', 'del', '52:54:00:00:00:01')
+    assert 'does not know' in switch.cli('mac', 'del', '52:54:00:00:00:01', status=1).stderr
+    assert switch.json('show', 'macs')['macs'] == []
+
+
+def test_bridges(switch):
+    switch.cli('bridge', 'add', 'lab', 'age=60')
+    switch.cli('bridge', 'set', 'lab', 'forward-reserved=yes')
+    assert switch.json('show', 'bridges', 'lab')['bridges'] == [
+        {'name': 'lab', 'age': 60, 'forward_reserved': True, 'ports': 0}]
+    switch.cli('bridge', 'del', 'lab')
+
+
+# --- the configuration ----------------------------------------------------------------------------
+
+CONFIG = '''
+mac-size: 4096
+poll-us: 10
+log-level: warn
+bridges:
+  br0: {age: 60}
+  lab: {forward-reserved: yes}
+ports:
+  vm1:
+  vm2: {path: "@/a b.sock", mode: "0600", mtu: 9000}
+  'no': {kind: dummy, isolated: on, mac-limit: 5, bridge: lab}
+macs:
+  - {mac: 52:54:00:00:00:07, port: 'no'}
+'''
+
+
+def test_config_round_trip(dir):
+    cpu = min(os.sched_getaffinity(0))
+    first, second = os.path.join(dir, '1.yaml'), os.path.join(dir, '2.yaml')
+    with open(first, 'w') as f:
+        f.write(CONFIG.replace('@', dir) + f'workers: [{cpu}]\n')
+    s = Switch(dir, '-c', first, 'd9=dummy')
+    once = s.cli('show', 'config').stdout
+    obj = s.json('show', 'config')
+    assert s.end() == 0
+    with open(second, 'w') as f:
+        f.write(once)
+    s = Switch(dir, '-c', second)
+    assert s.cli('show', 'config').stdout == once
+    assert s.json('show', 'config') == obj
+    assert s.end() == 0
+    cli('check', '-c', second)
+    # an independent reader sees the same object
+    loaded = yaml.safe_load(once)
+    assert str(loaded['workers']) == str(cpu) and obj['workers'] == str(cpu)
+    assert loaded['bridges'] == obj['bridges'] and loaded['mac-size'] == 4096
+    assert loaded['poll-us'] == 10 and loaded['log-level'] == 'warn'
+    assert loaded['ports']['no'] == {'kind': 'dummy', 'isolated': True, 'mac-limit': 5,
+                                     'bridge': 'lab'}
+    assert loaded['ports']['d9']['kind'] == 'dummy'
+    assert loaded['ports']['vm2']['path'] == f'{dir}/a b.sock'
+    assert loaded['macs'] == [{'mac': '52:54:00:00:00:07', 'port': 'no'}]
+
+
+def test_config_of_one_port(switch):
+    assert yaml.safe_load(switch.cli('show', 'config', 'd2').stdout) == {
+        'ports': {'d2': {'kind': 'dummy', 'isolated': True, 'mtu': 900, 'bridge': 'br0'}}}
+    assert 'there is no port nope' in switch.cli('show', 'config', 'nope', status=1).stderr
+
+
+def test_rundir_from_the_file(dir):
+    file = os.path.join(dir, 'c.yaml')
+    with open(file, 'w') as f:
+        f.write(f'rundir: {dir}/there\n')
+    p = subprocess.Popen([RINGWAY, 'run', '-c', file], stdout=subprocess.DEVNULL,
+                         env=environment(RINGWAY_RUNDIR=f'{dir}/not-there'))
+    wait_for('socket', lambda: os.path.exists(f'{dir}/there/ringway.sock'))
+    cli('stop', '--rundir', f'{dir}/there')
+    assert p.wait(TIMEOUT) == 0
+
+
+# --- the banner -----------------------------------------------------------------------------------
+
+def fake_qemu(dir, version):
+    os.mkdir(f'{dir}/bin')
+    with open(f'{dir}/bin/qemu-system-x86_64', 'w') as f:
+        f.write(f'#!/bin/sh\necho "QEMU emulator version {version}"\n')
+    os.chmod(f'{dir}/bin/qemu-system-x86_64', 0o755)
+    return environment(PATH=f'{dir}/bin:{os.environ["PATH"]}')
+
+
+def banner(s):
+    wait_for('banner', lambda: s.text().count('Plug a VM into') == 2 and
+             s.text().count('netdev=') + s.text().count('</interface>') == 2)
+    return s.text()
+
+
+@pytest.mark.parametrize('version, word', [
+    ('7.2.22 (Debian 1:7.2)', ',reconnect=1 '), ('9.1.0', ',reconnect=1 '),
+    ('9.2.0', ',reconnect-ms=1000 '), ('10.0.2', ',reconnect-ms=1000 '),
+    ('what?', ',reconnect-ms=1000 ')])
+def test_banner_for_the_qemu_found(dir, version, word):
+    s = Switch(dir, 'vm1', f'vm2=vhost-user,client={dir}/q.sock,mtu=9000',
+               env=fake_qemu(dir, version))
+    text = banner(s)
+    assert f'path={s.rundir}/vm1.sock{word}' in text
+    assert f'path={dir}/q.sock,server=on,wait=off ' in text
+    assert 'memory-backend-memfd,id=mem,size=1G,share=on' in text
+    assert text.count('host_mtu=9000') == 1
+    assert ('No qemu-system-x86_64 was found' in text) == (version == 'what?')
+    macs = re.findall(r'mac=(52:54(?::[0-9a-f]{2}){4}),', text)
+    assert len(set(macs)) == 2
+    assert s.end() == 0
+    os.remove(s.log)
+    s = Switch(dir, 'vm1', 'vm3', env=fake_qemu_again(dir))
+    assert macs[0] in banner(s)  # the same name has the same address
+    assert s.end() == 0
+
+
+def fake_qemu_again(dir):
+    return environment(PATH=f'{dir}/bin:{os.environ["PATH"]}')
+
+
+def test_banner_libvirt(dir):
+    s = Switch(dir, '--libvirt', 'vm1', f'vm2=vhost-user,client={dir}/q.sock')
+    text = banner(s)
+    assert "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>" in text
+    assert f"path='{s.rundir}/vm1.sock' mode='client'>" in text
+    assert f"path='{dir}/q.sock' mode='server'/>" in text
+    assert text.count("<reconnect enabled='yes' timeout='1'/>") == 1
+    assert s.end() == 0
+
+
+@pytest.mark.skipif(not shutil.which('qemu-system-x86_64'), reason='no qemu-system-x86_64')
+def test_real_qemu_takes_the_printed_arguments(dir):
+    """Both roles: as printed, only that the machine does not start (-S) and has no window."""
+    s = Switch(dir, 'vm1', f'vm2=vhost-user,client={dir}/q.sock')
+    lines = banner(s).replace('\\\n', ' ').splitlines()
+    guests = []
+    try:
+        for line in lines:
+            if line.startswith('  qemu-system-x86_64 '):
+                guests.append(subprocess.Popen(
+                    line.split() + ['-S', '-display', 'none', '-monitor', 'none', '-serial', 'none',
+                                    '-nodefaults'], stdin=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE, text=True))
+        assert len(guests) == 2
+
+        def connected():
+            assert all(g.poll() is None for g in guests), [g.communicate()[1] for g in guests]
+            ports = s.json('show', 'ports')['ports']
+            return all(p['state']['peer_pid'] for p in ports) and ports
+        for p, g in zip(wait_for('connection', connected), guests):
+            assert p['state']['peer_pid'] == g.pid
+    finally:
+        for g in guests:
+            g.kill()
+            g.communicate()
+    assert s.end() == 0
+
+
+# --- systemd --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('abstract', [False, True])
+def test_notify(dir, abstract):
+    name = f'ringway-test-{os.getpid()}' if abstract else f'{dir}/notify'
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as n:
+        n.bind('\0' + name if abstract else name)
+        n.settimeout(TIMEOUT)
+        s = Switch(dir, 'd1=dummy', env=environment(NOTIFY_SOCKET='@' + name if abstract else name))
+        assert n.recv(100) == b'READY=1'
+        assert s.end() == 0
+        assert n.recv(100) == b'STOPPING=1'
+
+
+# --- the control socket ---------------------------------------------------------------------------
+
+def test_socket_pipelining_and_half_close(switch):
+    one = b'{"jsonrpc":"2.0","id":%d,"method":"config.get"}\n'
+    with switch.connect() as s:
+        s.sendall(b''.join(one % i for i in range(50)))
+        s.shutdown(socket.SHUT_WR)
+        answers = [json.loads(line) for line in s.makefile()]
+    assert [a['id'] for a in answers] == list(range(50))
+
+
+def test_socket_bytes_that_are_no_request(switch):
+    with switch.connect() as s:
+        f = s.makefile()
+        for junk in (b'junk\n', b'\xff\xff\x00\n', b'{}\n', b'[]\n', b'[' * 60000 + b'\n', b'"x"\n'):
+            s.sendall(junk)
+            assert 'error' in json.loads(f.readline())
+        s.sendall(b'\n\n{"jsonrpc":"2.0","id":7,"method":"version"}\n')  # empty lines are nothing
+        assert json.loads(f.readline())['id'] == 7
+
+
+def test_socket_line_too_long(switch):
+    with switch.connect() as s:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            s.sendall(b'x' * 200000)
+        data = b''
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := s.recv(4096):
+                data += chunk
+    assert b'longer than 65536 bytes' in data and data.count(b'\n') == 1
+    assert switch.rpc('version')['result']['pid'] == switch.proc.pid
+
+
+def test_socket_client_that_does_not_read(switch):
+    """Its requests wait in its own socket; others are served."""
+    with switch.connect() as s:
+        s.settimeout(1)
+        sent = 0
+        with contextlib.suppress(socket.timeout, BrokenPipeError, ConnectionResetError):
+            while sent < 64 << 20:
+                sent += s.send(b'{"jsonrpc":"2.0","id":1,"method":"ports.list"}\n' * 1000)
+        assert sent < 64 << 20
+        assert switch.rpc('version')['result']['pid'] == switch.proc.pid
+
+
+def test_socket_too_many_clients(switch):
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(switch.connect()) for _ in range(80)]
+        last = json.loads(socks[-1].makefile().readline())
+        assert last['error']['message'] == 'too many control connections'
+    wait_for('room again', lambda: 'result' in switch.rpc('version'))
+
+
+def test_rpc_errors(switch):
+    r = switch.rpc('ports.lst')['error']
+    assert r['code'] == -32601 and 'did you mean "ports.list"?' in r['message']
+    r = switch.rpc('port.del', name='x')['error']
+    assert r['code'] == -32000 and r['data'] == {'errno': 'ENOENT'}
+    assert switch.rpc('port.del', nam='x')['error']['code'] == -32602
+
+
+def test_stop_over_the_socket(switch):
+    assert switch.rpc('stop')['result'] == {'pid': switch.proc.pid}
+    assert switch.proc.wait(TIMEOUT) == 0
+
+
+# --- what is written about it ---------------------------------------------------------------------
+
+@pytest.mark.skipif(not shutil.which('man'), reason='no man')
+def test_man_page_is_clean():
+    r = subprocess.run(['man', '-l', '--warnings', '-E', 'UTF-8', '-Tutf8', '-Z',
+                        f'{TOP}/man/ringway.1'], capture_output=True, text=True, timeout=TIMEOUT)
+    assert r.returncode == 0 and r.stderr == '', r.stderr
+
+
+def test_man_page_is_complete():
+    with open(f'{TOP}/man/ringway.1') as f:
+        page = f.read().replace('\\-', '-')
+    run = cli('run', '--help').stdout
+    for option in re.findall(r'--[a-z-]+', run):
+        assert option in page, option
+    section = 'Keys'
+    for line in run[run.index('\nKind '):].splitlines():
+        if line.startswith('Kind '):
+            section = line.split()[1].rstrip(':')
+            assert f'.SS "{section}:' in page
+        elif m := re.match(r'  ([a-z-]+) ', line):
+            word = m.group(1)
+            assert f'{word}=' in page or f'"* and " {word} *' in page, f'{section}: {word}'
+    for command in re.findall(r'^  ([a-z]+) ', cli('--help').stdout, re.M):
+        if command not in ('help', 'version'):
+            assert f'.SS "ringway {command}' in page, command
+    assert cli('--version').stdout.split()[1] in page
+
+
+def test_every_method_is_documented():
+    with open(f'{TOP}/docs/control.md') as f:
+        documented = set(re.findall(r'^### `([a-z.]+) \{', f.read(), re.M))
+    with open(f'{TOP}/src/ctl/methods.c') as f:
+        assert documented == set(re.findall(r'^    \{"([a-z.]+)", PARAMS', f.read(), re.M))
