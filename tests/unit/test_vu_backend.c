@@ -1,0 +1,1593 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The vhost-user back-end against a scripted front-end: orders of messages, what stops and starts
+ * what, every refusal, and that no fd is lost on any path (each test counts them).
+ */
+#include "vhost/vu_backend.c" /* its time-outs are shortened here */
+
+#include <poll.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#include "vu_front.h"
+
+static struct front F;
+
+static int setup(void **state)
+{
+    deadline_ms = VU_DEADLINE_MS;
+    watch_ms = 60000;
+    front_new_base(&F);
+    front_listen(&F);
+    front_connect(&F);
+    F.own.log[0] = '\0';
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    front_end(&F);
+    return 0;
+}
+
+#define assert_log(text)                                                                           \
+    do {                                                                                           \
+        pump(&F);                                                                                  \
+        assert_string_equal(F.own.log, text);                                                      \
+        F.own.log[0] = '\0';                                                                       \
+    } while (0)
+
+/* --- orders ----------------------------------------------------------------------------------- */
+
+/* As recorded with QEMU 7.2; the memory comes in slots. */
+static void qemu_order(void **state)
+{
+    struct front *f = &F;
+    uint64_t offered = ask(f, VU_GET_FEATURES);
+
+    assert_int_equal(offered, TEST_FEATURES);
+    assert_int_equal(ask(f, VU_GET_PROTOCOL_FEATURES), 0x1a01d);
+    say_u64(f, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x1a01d);
+    assert_int_equal(ask(f, VU_GET_QUEUE_NUM), 256);
+    assert_int_equal(ask(f, VU_GET_MAX_MEM_SLOTS), 509);
+    send_msg(f, VU_SET_OWNER, PLAIN, NULL, 0, NULL, 0);
+    assert_int_equal(ask(f, VU_GET_FEATURES), offered);
+    for (unsigned i = 0; i < 2; i++) {
+        say_fd(f, VU_SET_VRING_CALL, PLAIN, i);
+        say_fd(f, VU_SET_VRING_ERR, PLAIN, i);
+    }
+    for (unsigned k = 0; k < 5; k++) {
+        for (unsigned i = 0; i < 2; i++) {
+            say_state(f, VU_SET_VRING_ENABLE, PLAIN, i, 1);
+        }
+    }
+    say_u64(f, VU_SET_FEATURES, PLAIN, offered);
+    assert_int_equal(ask(f, VU_GET_STATUS), 0);
+    say_u64(f, VU_SET_STATUS, PLAIN, 8);
+    say_region(f, VU_ADD_MEM_REG, NEED_REPLY, 0, MEM_BYTES, 1);
+    assert_int_equal(reply(f, VU_ADD_MEM_REG), 0);
+    assert_log("");
+    say_ring(f, 0, 0);
+    assert_log("start 0 @0;call 0;");
+    say_ring(f, 1, 0);
+    assert_log("start 1 @0;call 1;");
+    assert_int_equal(ask(f, VU_GET_STATUS), 8);
+    say_u64(f, VU_SET_STATUS, PLAIN, 15);
+    pump(f);
+    assert_int_equal(f->own.features, offered);
+    assert_string_equal(info(f).state, "running");
+    assert_int_equal(info(f).status, 15);
+    assert_int_equal(info(f).n_refused, 0);
+
+    /* stop and cont: the status first, the index still comes */
+    f->own.progress = 7;
+    say_u64(f, VU_SET_STATUS, PLAIN, 0);
+    assert_log("");
+    assert_int_equal(get_base(f, 0), 7);
+    assert_int_equal(get_base(f, 1), 7);
+    assert_log("stop 0;stop 1;");
+    assert_string_equal(info(f).state, "connected");
+    say_ring(f, 0, 7);
+    say_ring(f, 1, 7);
+    assert_log("start 0 @7;call 0;start 1 @7;call 1;");
+}
+
+/* Everything asks for an answer; address before index; no status. */
+static void cloud_hypervisor_order(void **state)
+{
+    struct front *f = &F;
+
+    send_msg(f, VU_SET_OWNER, NEED_REPLY, NULL, 0, NULL, 0);
+    assert_int_equal(reply(f, VU_SET_OWNER), 0);
+    send_msg(f, VU_GET_FEATURES, NEED_REPLY, NULL, 0, NULL, 0);
+    reply(f, VU_GET_FEATURES);
+    no_reply(f);
+    say_u64(f, VU_SET_PROTOCOL_FEATURES, NEED_REPLY, 9);
+    assert_int_equal(reply(f, VU_SET_PROTOCOL_FEATURES), 0);
+    say_u64(f, VU_SET_FEATURES, NEED_REPLY, TEST_FEATURES);
+    assert_int_equal(reply(f, VU_SET_FEATURES), 0);
+    say_memory(f, NEED_REPLY);
+    assert_int_equal(reply(f, VU_SET_MEM_TABLE), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        say_state(f, VU_SET_VRING_NUM, NEED_REPLY, i, RING_NUM);
+        assert_int_equal(reply(f, VU_SET_VRING_NUM), 0);
+        say_addr(f, NEED_REPLY, i);
+        assert_int_equal(reply(f, VU_SET_VRING_ADDR), 0);
+        say_state(f, VU_SET_VRING_BASE, NEED_REPLY, i, 0);
+        assert_int_equal(reply(f, VU_SET_VRING_BASE), 0);
+        say_fd(f, VU_SET_VRING_CALL, NEED_REPLY, i);
+        assert_int_equal(reply(f, VU_SET_VRING_CALL), 0);
+        say_fd(f, VU_SET_VRING_KICK, NEED_REPLY, i);
+        assert_int_equal(reply(f, VU_SET_VRING_KICK), 0);
+    }
+    assert_log("");
+    for (unsigned i = 0; i < 2; i++) {
+        say_state(f, VU_SET_VRING_ENABLE, NEED_REPLY, i, 1);
+        assert_int_equal(reply(f, VU_SET_VRING_ENABLE), 0);
+    }
+    no_reply(f);
+    assert_log("start 0 @0;start 1 @0;");
+
+    /* it pauses by disabling alone */
+    f->own.progress = 3;
+    say_state(f, VU_SET_VRING_ENABLE, NEED_REPLY, 0, 0);
+    assert_int_equal(reply(f, VU_SET_VRING_ENABLE), 0);
+    assert_log("stop 0;");
+    say_state(f, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
+    assert_log("start 0 @3;");
+}
+
+/* As recorded with DPDK 22.11. */
+static void virtio_user_order(void **state)
+{
+    struct front *f = &F;
+
+    send_msg(f, VU_SET_OWNER, PLAIN, NULL, 0, NULL, 0);
+    ask(f, VU_GET_FEATURES);
+    ask(f, VU_GET_PROTOCOL_FEATURES);
+    say_u64(f, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x10009);
+    say_fd(f, VU_SET_VRING_CALL, PLAIN, 0);
+    say_fd(f, VU_SET_VRING_CALL, PLAIN, 1);
+    say_u64(f, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
+    say_u64(f, VU_SET_STATUS, NEED_REPLY, 11);
+    assert_int_equal(reply(f, VU_SET_STATUS), 0);
+    assert_int_equal(ask(f, VU_GET_STATUS), 11);
+    say_memory(f, NEED_REPLY);
+    assert_int_equal(reply(f, VU_SET_MEM_TABLE), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        say_state(f, VU_SET_VRING_NUM, PLAIN, i, RING_NUM);
+        say_state(f, VU_SET_VRING_BASE, PLAIN, i, 0);
+        say_addr(f, PLAIN, i);
+        say_fd(f, VU_SET_VRING_KICK, PLAIN, i);
+    }
+    assert_log("");
+    say_state(f, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
+    say_state(f, VU_SET_VRING_ENABLE, PLAIN, 1, 1);
+    assert_log("start 0 @0;start 1 @0;");
+    say_state(f, VU_SET_VRING_ENABLE, PLAIN, 0, 0);
+    say_state(f, VU_SET_VRING_ENABLE, PLAIN, 1, 0);
+    get_base(f, 0);
+    get_base(f, 1);
+    assert_log("stop 0;stop 1;");
+}
+
+static void say_part(struct front *f, unsigned part)
+{
+    switch (part) {
+    case 0:
+        say_u64(f, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
+        break;
+    case 1:
+        say_memory(f, PLAIN);
+        break;
+    case 2:
+        say_state(f, VU_SET_VRING_NUM, PLAIN, 0, RING_NUM);
+        break;
+    case 3:
+        say_addr(f, PLAIN, 0);
+        break;
+    case 4:
+        say_state(f, VU_SET_VRING_BASE, PLAIN, 0, 0);
+        break;
+    case 5:
+        say_fd(f, VU_SET_VRING_KICK, PLAIN, 0);
+        break;
+    default:
+        say_state(f, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
+        break;
+    }
+}
+
+#define N_PARTS 7u
+
+/* All 5,040 orders: the ring starts with the last message, once. */
+static void every_order(void **state)
+{
+    unsigned order[N_PARTS], count = 0;
+
+    for (unsigned n = 0; n < 5040; n++) {
+        unsigned rest = n, taken = 0;
+
+        for (unsigned i = 0; i < N_PARTS; i++) { /* the n-th permutation */
+            unsigned left = N_PARTS - i, k = rest % left, p = 0;
+
+            rest /= left;
+            for (;; p++) {
+                if (!(taken & 1u << p) && !k--) {
+                    break;
+                }
+            }
+            taken |= 1u << p;
+            order[i] = p;
+        }
+        for (unsigned i = 0; i < N_PARTS - 1; i++) {
+            say_part(&F, order[i]);
+        }
+        event_base_loop(F.base, EVLOOP_NONBLOCK);
+        assert_int_equal(F.own.n_starts, count);
+        say_part(&F, order[N_PARTS - 1]);
+        event_base_loop(F.base, EVLOOP_NONBLOCK);
+        assert_int_equal(F.own.n_starts, ++count);
+        close(F.s);
+        F.s = -1;
+        event_base_loop(F.base, EVLOOP_NONBLOCK);
+        assert_false(F.own.up);
+        front_connect(&F);
+        F.own.log[0] = '\0';
+    }
+}
+
+/* Negotiation repeats per pair on one connection; also while rings run. */
+static void repeated_negotiation(void **state)
+{
+    say_all(&F);
+    for (unsigned i = 0; i < 4; i++) {
+        ask(&F, VU_GET_FEATURES);
+        ask(&F, VU_GET_PROTOCOL_FEATURES);
+        say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x1a01d);
+        say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
+        send_msg(&F, VU_SET_OWNER, PLAIN, NULL, 0, NULL, 0);
+        send_msg(&F, VU_RESET_OWNER, PLAIN, NULL, 0, NULL, 0);
+    }
+    assert_log("");
+}
+
+/* --- starting --------------------------------------------------------------------------------- */
+
+static void without_bit_30_rings_are_enabled(void **state)
+{
+    say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES & ~VIRTIO_BIT(F_PROTOCOL_FEATURES));
+    say_memory(&F, PLAIN);
+    say_ring(&F, 0, 0);
+    assert_log("start 0 @0;call 0;");
+}
+
+static void without_kick_fd_it_is_polled(void **state)
+{
+    struct vu_ring_info r;
+
+    say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
+    say_memory(&F, PLAIN);
+    say_state(&F, VU_SET_VRING_NUM, PLAIN, 0, RING_NUM);
+    say_state(&F, VU_SET_VRING_BASE, PLAIN, 0, 0);
+    say_addr(&F, PLAIN, 0);
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
+    assert_log("");
+    say_u64(&F, VU_SET_VRING_KICK, PLAIN, 0x100);
+    assert_log("start 0 @0;");
+    assert_int_equal(F.own.conf[0].kick_fd, -1);
+    assert_int_equal(F.own.conf[0].call_fd, -1);
+    r = ring_info(&F, 0);
+    assert_true(r.polled);
+    say_fd(&F, VU_SET_VRING_CALL, PLAIN, 0);
+    assert_log("call 0;");
+    say_u64(&F, VU_SET_VRING_CALL, PLAIN, 0x100);
+    assert_log("call 0 none;");
+    say_u64(&F, VU_SET_VRING_ERR, PLAIN, 0x100);
+    assert_log("");
+}
+
+static void the_owner_gets_what_was_said(void **state)
+{
+    say_all(&F);
+    const struct vu_ring_conf *c = &F.own.conf[1];
+
+    assert_int_equal(c->num, RING_NUM);
+    assert_int_equal((uint8_t *)c->avail - (uint8_t *)c->desc, 0x400);
+    assert_int_equal((uint8_t *)c->used - (uint8_t *)c->desc, 0x800);
+    assert_true(vu_sock_is_eventfd(c->kick_fd) && vu_sock_is_eventfd(c->call_fd));
+    F.mem[RING_STRIDE] = 0x5a;
+    assert_int_equal(*(uint8_t *)c->desc, 0x5a); /* the same memory, elsewhere */
+    assert_ptr_not_equal(c->desc, F.mem + RING_STRIDE);
+}
+
+static void starts_at_the_used_index(void **state)
+{
+    used_of(&F, 0)->idx = 65530;
+    avail_of(&F, 0)->idx = 10;
+    say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
+    say_memory(&F, PLAIN);
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
+    say_ring(&F, 0, 10); /* the guest's available index, as after a crash of ours */
+    assert_log("start 0 @65530;call 0;");
+}
+
+static void indices_too_far_apart(void **state)
+{
+    struct vu_ring_info r;
+
+    used_of(&F, 0)->idx = 0;
+    avail_of(&F, 0)->idx = RING_NUM + 1;
+    say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
+    say_memory(&F, PLAIN);
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
+    say_ring(&F, 0, 0);
+    assert_log("");
+    r = ring_info(&F, 0);
+    assert_true(r.broken);
+    assert_non_null(strstr(r.why, "65"));
+    assert_non_null(strstr(info(&F).last_error, "used index"));
+    avail_of(&F, 0)->idx = RING_NUM;
+    say_addr(&F, PLAIN, 0); /* tried again */
+    assert_log("start 0 @0;");
+}
+
+static void the_owner_may_refuse(void **state)
+{
+    F.own.refuse_start = -ENOMEM;
+    say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
+    say_memory(&F, PLAIN);
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
+    say_fd(&F, VU_SET_VRING_ERR, PLAIN, 0);
+    say_ring(&F, 0, 0);
+    assert_log("");
+    assert_int_equal(F.own.n_signals, 1);
+    assert_string_equal(info(&F).last_error, "the owner does not want it");
+    F.own.refuse_start = 0;
+    say_state(&F, VU_SET_VRING_ENABLE, NEED_REPLY, 0, 1);
+    assert_int_equal(reply(&F, VU_SET_VRING_ENABLE), 0);
+    assert_log("start 0 @0;");
+}
+
+/* What a ring waits for is told. */
+static void why_it_does_not_run(void **state)
+{
+    static const char *const words[] = {"FEATURES", "NUM",    "ADDR",  "BASE",
+                                        "KICK",     "memory", "ENABLE"};
+    static const unsigned part[] = {0, 2, 3, 4, 5, 1, 6};
+    struct vu_ring_info r;
+
+    assert_false(vu_dev_ring_info(F.dev, 0, &r));
+    say_u64(&F, VU_SET_VRING_CALL, PLAIN, 0x100);
+    for (unsigned i = 0; i < ARRAY_SIZE(words); i++) {
+        pump(&F);
+        r = ring_info(&F, 0);
+        assert_false(r.running);
+        assert_non_null(strstr(r.why, words[i]));
+        say_part(&F, part[i]);
+    }
+    pump(&F);
+    r = ring_info(&F, 0);
+    assert_true(r.running && r.enabled && !r.broken);
+    assert_null(r.why);
+    assert_false(vu_dev_ring_info(F.dev, 256, &r));
+}
+
+/* Each way in which the description of a ring can be wrong; then it is repaired and starts. */
+static void ring_described_wrongly(void **state)
+{
+    static const struct {
+        uint64_t desc, avail, used; /* offsets from where they belong */
+        uint32_t num;
+        const char *word;
+    } bad[] = {
+        {8, 0, 0, RING_NUM, "aligned"},
+        {0, 1, 0, RING_NUM, "aligned"},
+        {0, 0, 2, RING_NUM, "aligned"},
+        {0, 0, 0, 48, "power of two"},
+        {MEM_BYTES, 0, 0, RING_NUM, "descriptor table"},
+        {MEM_BYTES - 16, 0, 0, RING_NUM, "share=on"},
+        {0, MEM_BYTES - 0x400 - 128, 0, RING_NUM, "available ring"},
+        {0, 0, MEM_BYTES - 0x800 - 512, RING_NUM, "used ring"},
+        {0x20000 - 0x200, 0, 0, RING_NUM, "not inside one"}, /* crosses the two regions */
+        {(uint64_t)0 - UVA - 0x10, 0, 0, RING_NUM, "descriptor table"},
+        {0x7c0, 0, 0, RING_NUM, "overlap"},
+        {0, 0x400, 0, RING_NUM, "overlap"},
+        {0x400, 0, 0, RING_NUM, "overlap"},
+        {0, 0, 0, 32768, "descriptor table"},
+    };
+    const struct vu_region two[] = {region(0, 0x20000), region(0x20000, 0x20000)};
+
+    say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
+    say_table(&F, PLAIN, two, 2);
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
+    say_fd(&F, VU_SET_VRING_ERR, PLAIN, 0);
+    say_ring(&F, 0, 0);
+    assert_log("start 0 @0;call 0;");
+    for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+        struct vu_ring_addr a = ring_addr(0);
+        struct vu_ring_info r;
+
+        get_base(&F, 0);
+        assert_log("stop 0;");
+        a.desc += bad[i].desc;
+        a.avail += bad[i].avail;
+        a.used += bad[i].used;
+        say_ring(&F, 0, 0);
+        assert_log("start 0 @0;call 0;");
+        say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 0);
+        say_state(&F, VU_SET_VRING_NUM, PLAIN, 0, bad[i].num);
+        send_msg(&F, VU_SET_VRING_ADDR, PLAIN, &a, sizeof(a), NULL, 0);
+        F.own.n_signals = 0;
+        say_state(&F, VU_SET_VRING_ENABLE, NEED_REPLY, 0, 1);
+        assert_int_equal(reply(&F, VU_SET_VRING_ENABLE), 1);
+        assert_log("stop 0;");
+        assert_int_equal(F.own.n_signals, 1);
+        r = ring_info(&F, 0);
+        assert_true(r.broken && !r.running);
+        assert_non_null(strstr(r.why, bad[i].word));
+        assert_non_null(strstr(info(&F).last_error, bad[i].word));
+        say_state(&F, VU_SET_VRING_NUM, PLAIN, 0, RING_NUM);
+        say_addr(&F, NEED_REPLY, 0);
+        assert_int_equal(reply(&F, VU_SET_VRING_ADDR), 0);
+        assert_true(F.own.on[0]);
+        F.own.log[0] = '\0';
+    }
+}
+
+static void the_last_ring(void **state)
+{
+    struct vu_ring_addr a = ring_addr(0);
+
+    a.idx = 255;
+    say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
+    say_memory(&F, PLAIN);
+    say_state(&F, VU_SET_VRING_NUM, PLAIN, 255, RING_NUM);
+    send_msg(&F, VU_SET_VRING_ADDR, PLAIN, &a, sizeof(a), NULL, 0);
+    say_state(&F, VU_SET_VRING_BASE, PLAIN, 255, 0);
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 255, 1);
+    say_fd(&F, VU_SET_VRING_KICK, PLAIN, 255);
+    assert_log("start 255 @0;");
+    assert_int_equal(info(&F).n_rings, 256);
+    get_base(&F, 255);
+    assert_log("stop 255;");
+}
+
+/* --- stopping and changing -------------------------------------------------------------------- */
+
+static void get_base_stops_one_ring(void **state)
+{
+    say_all(&F);
+    say_fd(&F, VU_SET_VRING_ERR, PLAIN, 0);
+    pump(&F);
+    unsigned fds = open_fds();
+
+    F.own.progress = 9;
+    assert_int_equal(get_base(&F, 0), 9);
+    assert_log("stop 0;");
+    assert_true(F.own.on[1]);
+    assert_int_equal(open_fds(), fds - 2); /* kick and call are closed, err is kept */
+    assert_int_equal(get_base(&F, 0), 9);  /* again: nothing happens */
+    assert_int_equal(get_base(&F, 77), 0); /* never heard of */
+    assert_log("");
+    say_ring(&F, 0, 9);
+    assert_log("start 0 @9;call 0;");
+    F.own.refuse_start = -EIO;
+    vu_dev_ring_broken(F.dev, 0, "test");
+    assert_int_equal(F.own.n_signals, 1);
+}
+
+static void ring_changed_while_it_runs(void **state)
+{
+    say_all(&F);
+    F.own.progress = 4;
+    say_addr(&F, PLAIN, 0);
+    assert_log("stop 0;start 0 @4;");
+    say_fd(&F, VU_SET_VRING_KICK, PLAIN, 0);
+    assert_log("stop 0;start 0 @8;");
+    say_state(&F, VU_SET_VRING_NUM, PLAIN, 0, 32);
+    assert_log("stop 0;start 0 @12;");
+    assert_int_equal(F.own.conf[0].num, 32);
+    say_state(&F, VU_SET_VRING_BASE, PLAIN, 0, 16);
+    assert_log("stop 0;start 0 @16;");
+    assert_int_equal(F.own.n_signals, 0);
+}
+
+static void call_changes(void **state)
+{
+    say_all(&F);
+    unsigned fds = open_fds();
+
+    for (unsigned i = 0; i < 100; i++) {
+        say_fd(&F, VU_SET_VRING_CALL, PLAIN, 1);
+        say_fd(&F, VU_SET_VRING_ERR, PLAIN, 1);
+        pump(&F);
+    }
+    assert_int_equal(open_fds(), fds + 1); /* err is new */
+    assert_true(F.own.on[1]);
+}
+
+static void memory_table_while_rings_run(void **state)
+{
+    const struct vu_region two[] = {region(0, 0x10000), region(0x10000, 0x30000)};
+    const struct vu_region high = region(0x20000, 0x20000);
+
+    say_all(&F);
+    void *before = F.own.conf[0].desc;
+    F.own.progress = 5;
+    say_table(&F, NEED_REPLY, two, 2);
+    assert_int_equal(reply(&F, VU_SET_MEM_TABLE), 0);
+    assert_log("stop 0;stop 1;start 0 @5;start 1 @5;");
+    assert_ptr_not_equal(F.own.conf[0].desc, before);
+    assert_int_equal(info(&F).n_regions, 2);
+    assert_int_equal(info(&F).mem_bytes, MEM_BYTES);
+
+    /* without the memory of the rings they stop, and come back with it */
+    say_table(&F, NEED_REPLY, &high, 1);
+    assert_int_equal(reply(&F, VU_SET_MEM_TABLE), 1);
+    assert_log("stop 0;stop 1;");
+    assert_int_equal(info(&F).n_regions, 1);
+    say_memory(&F, NEED_REPLY);
+    assert_int_equal(reply(&F, VU_SET_MEM_TABLE), 0);
+    assert_log("start 0 @10;start 1 @10;");
+}
+
+static void refused_tables_change_nothing(void **state)
+{
+    struct vu_region bad[][2] = {
+        {region(0, 0x10000), region(0x8000, 0x10000)},    /* overlap */
+        {region(0, 0x10000), region(0x10000, 0)},         /* empty */
+        {region(0, 0x10000), region(0x10000, MEM_BYTES)}, /* longer than the file */
+        {region(0, 0x10000), region(0x10000, 0x10000)},   /* wraps, set below */
+        {region(0, 0x10000), region(0x10000, 0x10000)},   /* the same uva, set below */
+    };
+
+    bad[3][1].gpa = UINT64_MAX - 0x1000;
+    bad[4][1].uva = UVA;
+    say_all(&F);
+    unsigned fds = open_fds();
+    for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+        say_table(&F, NEED_REPLY, bad[i], 2);
+        assert_int_equal(reply(&F, VU_SET_MEM_TABLE), 1);
+        assert_log("");
+        assert_int_equal(open_fds(), fds);
+        assert_int_equal(info(&F).n_regions, 1);
+    }
+    assert_int_equal(info(&F).n_refused, ARRAY_SIZE(bad));
+    /* nobody would learn of it otherwise: over */
+    say_table(&F, PLAIN, bad[0], 2);
+    expect_closed(&F);
+    assert_log("stop 0;stop 1;down;");
+    front_connect(&F);
+}
+
+static void tables_without_memory(void **state)
+{
+    struct vu_mem_table t = {.n = 1, .region = {region(0, MEM_BYTES)}};
+
+    send_msg(&F, VU_SET_MEM_TABLE, NEED_REPLY, &t, 40, NULL, 0);
+    assert_int_equal(reply(&F, VU_SET_MEM_TABLE), 1);
+    assert_non_null(strstr(info(&F).last_error, "share=on"));
+    t.n = 0;
+    send_msg(&F, VU_SET_MEM_TABLE, NEED_REPLY, &t, 8, NULL, 0);
+    assert_int_equal(reply(&F, VU_SET_MEM_TABLE), 1);
+    assert_non_null(strstr(info(&F).last_error, "share=on"));
+    say_region(&F, VU_ADD_MEM_REG, NEED_REPLY, 0, MEM_BYTES, 0);
+    assert_int_equal(reply(&F, VU_ADD_MEM_REG), 1);
+    assert_non_null(strstr(info(&F).last_error, "share=on"));
+    assert_true(F.own.up);
+}
+
+static void memory_slots(void **state)
+{
+    say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
+    say_ring(&F, 0, 0);
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
+    say_region(&F, VU_ADD_MEM_REG, NEED_REPLY, 0x10000, 0x10000, 1); /* not the ring's */
+    assert_int_equal(reply(&F, VU_ADD_MEM_REG), 1);                  /* the ring says so */
+    assert_log("");
+    say_region(&F, VU_ADD_MEM_REG, NEED_REPLY, 0, 0x10000, 1);
+    assert_int_equal(reply(&F, VU_ADD_MEM_REG), 0);
+    assert_log("start 0 @0;");
+    unsigned fds = open_fds();
+
+    say_region(&F, VU_ADD_MEM_REG, NEED_REPLY, 0x20000, 0x10000, 1);
+    assert_int_equal(reply(&F, VU_ADD_MEM_REG), 0);
+    assert_log("swap 3;"); /* the ring goes on */
+    say_region(&F, VU_ADD_MEM_REG, NEED_REPLY, 0x28000, 0x10000, 1);
+    assert_int_equal(reply(&F, VU_ADD_MEM_REG), 1); /* overlaps */
+    say_region(&F, VU_REM_MEM_REG, NEED_REPLY, 0, 0x10000, 1);
+    assert_int_equal(reply(&F, VU_REM_MEM_REG), 1); /* the ring runs in it */
+    assert_non_null(strstr(info(&F).last_error, "ring 0"));
+    say_region(&F, VU_REM_MEM_REG, NEED_REPLY, 0x10000, 0x8000, 0);
+    assert_int_equal(reply(&F, VU_REM_MEM_REG), 1); /* no such region */
+    assert_log("");
+    say_region(&F, VU_REM_MEM_REG, NEED_REPLY, 0x10000, 0x10000, 1); /* with an fd: closed */
+    assert_int_equal(reply(&F, VU_REM_MEM_REG), 0);
+    say_region(&F, VU_REM_MEM_REG, NEED_REPLY, 0x20000, 0x10000, 0);
+    assert_int_equal(reply(&F, VU_REM_MEM_REG), 0);
+    assert_log("swap 2;swap 1;");
+    assert_int_equal(open_fds(), fds);
+    say_region(&F, VU_REM_MEM_REG, PLAIN, 0, 0x10000, 0);
+    expect_closed(&F); /* it would believe that we let go of it */
+}
+
+/* A region may go when the ring in it is stopped; it does not start without it. */
+static void removing_the_memory_of_a_stopped_ring(void **state)
+{
+    say_all(&F);
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 0);
+    get_base(&F, 1);
+    say_region(&F, VU_REM_MEM_REG, NEED_REPLY, 0, MEM_BYTES, 0);
+    assert_int_equal(reply(&F, VU_REM_MEM_REG), 0);
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
+    assert_log("stop 0;stop 1;");
+    say_region(&F, VU_ADD_MEM_REG, PLAIN, 0, MEM_BYTES, 1);
+    assert_log("start 0 @0;");
+}
+
+static void all_slots(void **state)
+{
+    for (unsigned i = 0; i < GMEM_MAX_REGIONS; i++) {
+        struct vu_one_region one = {
+            .region = {.gpa = i * 0x2000ull, .uva = UVA + i * 0x2000ull, .size = 0x1000}};
+
+        send_msg(&F, VU_ADD_MEM_REG, PLAIN, &one, sizeof(one), &F.mem_fd, 1);
+        if (i % 16 == 0) {
+            pump(&F);
+        }
+    }
+    pump(&F);
+    assert_int_equal(info(&F).n_regions, 509);
+    struct vu_one_region one = {.region = {.gpa = 1ull << 40, .uva = 1ull << 40, .size = 0x1000}};
+    send_msg(&F, VU_ADD_MEM_REG, NEED_REPLY, &one, sizeof(one), &F.mem_fd, 1);
+    assert_int_equal(reply(&F, VU_ADD_MEM_REG), 1);
+    assert_int_equal(info(&F).n_regions, 509);
+}
+
+static void status_zero_keeps_the_rings(void **state)
+{
+    say_all(&F);
+    F.own.progress = 21;
+    say_u64(&F, VU_SET_STATUS, PLAIN, 0);
+    assert_log("");
+    assert_int_equal(get_base(&F, 1), 21);
+    assert_int_equal(get_base(&F, 0), 21);
+}
+
+static void reset_device(void **state)
+{
+    say_all(&F);
+    say_fd(&F, VU_SET_VRING_ERR, PLAIN, 0);
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x1a01d);
+    say_u64(&F, VU_SET_STATUS, PLAIN, 15);
+    F.own.progress = 6;
+    send_msg(&F, VU_RESET_DEVICE, NEED_REPLY, NULL, 0, NULL, 0);
+    assert_int_equal(reply(&F, VU_RESET_DEVICE), 0);
+    assert_log("stop 0;stop 1;");
+    struct vu_info i = info(&F);
+
+    assert_int_equal(i.n_regions, 1);
+    assert_int_equal(i.protocol_features, 0x1a01d);
+    assert_int_equal(i.negotiated, 0);
+    assert_int_equal(i.status, 0);
+    assert_true(i.connected);
+    assert_int_equal(get_base(&F, 0), 6); /* after the reset, still */
+
+    /* the guest comes up again: indices from 0 in fresh rings */
+    memset(F.mem, 0, MEM_BYTES);
+    say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
+    say_ring(&F, 0, 0);
+    assert_log("");
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
+    assert_log("start 0 @0;");
+}
+
+static void enable_and_disable(void **state)
+{
+    say_all(&F);
+    F.own.progress = 2;
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 1, 1);
+    assert_log("");
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 1, 0);
+    assert_log("stop 1;");
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 1, 0);
+    assert_log("");
+    assert_int_equal(get_base(&F, 1), 2);
+    say_ring(&F, 1, 2);
+    assert_log(""); /* remembered */
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 1, 1);
+    assert_log("start 1 @2;");
+}
+
+static void broken_ring(void **state)
+{
+    struct vu_ring_info r;
+
+    say_all(&F);
+    say_fd(&F, VU_SET_VRING_ERR, PLAIN, 1);
+    pump(&F);
+    vu_dev_ring_broken(F.dev, 1, "its available index moved");
+    assert_log("stop 1;");
+    assert_int_equal(F.own.n_signals, 1);
+    r = ring_info(&F, 1);
+    assert_true(r.broken && !r.running);
+    assert_string_equal(r.why, "its available index moved");
+    assert_non_null(strstr(info(&F).last_error, "available index moved"));
+    vu_dev_ring_broken(F.dev, 1, "twice");
+    vu_dev_ring_broken(F.dev, 99, "never heard of");
+    vu_dev_ring_broken(F.dev, 999, "no ring");
+    assert_int_equal(F.own.n_signals, 1);
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 1, 1);
+    say_memory(&F, PLAIN);
+    assert_log("stop 0;start 0 @0;"); /* the other one is served; this one stays down */
+    get_base(&F, 1);
+    say_ring(&F, 1, 0);
+    assert_log("start 1 @0;call 1;");
+}
+
+static void kill_closes(void **state)
+{
+    say_all(&F);
+    vu_dev_kill(F.dev, "its memory is gone");
+    expect_closed(&F);
+    assert_log("stop 0;stop 1;down;");
+    assert_string_equal(info(&F).last_error, "its memory is gone");
+    assert_string_equal(info(&F).state, "listening");
+    vu_dev_kill(F.dev, "nobody there");
+    front_connect(&F);
+    say_all(&F);
+    assert_int_equal(info(&F).n_connects, 2);
+}
+
+static void truncated_memory(void **state)
+{
+    struct err e;
+    struct vu_ring_info r;
+
+    assert_int_equal(gmem_init(&e), 0);
+    say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
+    say_memory(&F, PLAIN);
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
+    pump(&F);
+    assert_int_equal(ftruncate(F.mem_fd, 0), 0);
+    say_ring(&F, 0, 0);
+    assert_log("");
+    r = ring_info(&F, 0);
+    assert_non_null(strstr(r.why, "truncated"));
+    assert_int_equal(ftruncate(F.mem_fd, MEM_BYTES), 0);
+}
+
+static void leaving_while_rings_run(void **state)
+{
+    say_all(&F);
+    front_leave(&F);
+    assert_log("stop 0;stop 1;down;");
+    struct vu_info i = info(&F);
+
+    assert_string_equal(i.state, "listening");
+    assert_int_equal(i.negotiated | i.protocol_features | i.n_regions | i.n_rings, 0);
+    front_connect(&F);
+    say_all(&F);
+}
+
+/* --- features, status, MTU, RARP ---------------------------------------------------------------
+ */
+
+static void features_not_offered(void **state)
+{
+    say_u64(&F, VU_SET_FEATURES, NEED_REPLY, TEST_FEATURES | 1);
+    assert_int_equal(reply(&F, VU_SET_FEATURES), 1);
+    assert_non_null(strstr(info(&F).last_error, "0x1,"));
+    say_u64(&F, VU_SET_STATUS, PLAIN, 0xf);
+    assert_int_equal(ask(&F, VU_GET_STATUS), 0x7); /* FEATURES_OK is not */
+    say_u64(&F, VU_SET_FEATURES, NEED_REPLY, TEST_FEATURES);
+    assert_int_equal(reply(&F, VU_SET_FEATURES), 0);
+    say_u64(&F, VU_SET_STATUS, PLAIN, 0x10f);
+    assert_int_equal(ask(&F, VU_GET_STATUS), 0xf); /* eight bits */
+    say_u64(&F, VU_SET_FEATURES, PLAIN, 1);
+    expect_closed(&F);
+}
+
+static void features_change_while_rings_run(void **state)
+{
+    say_all(&F);
+    say_u64(&F, VU_SET_FEATURES, NEED_REPLY, TEST_FEATURES & ~VIRTIO_BIT(F_EVENT_IDX));
+    assert_int_equal(reply(&F, VU_SET_FEATURES), 1);
+    assert_int_equal(info(&F).negotiated, TEST_FEATURES);
+    assert_log("");
+}
+
+static void protocol_features_not_offered(void **state)
+{
+    for (unsigned bit = 0; bit < 64; bit++) {
+        uint64_t b = 1ull << bit;
+
+        say_u64(&F, VU_SET_PROTOCOL_FEATURES, NEED_REPLY, b);
+        assert_int_equal(reply(&F, VU_SET_PROTOCOL_FEATURES), !(b & 0x1a01d));
+    }
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, 2);
+    expect_closed(&F);
+}
+
+static void mtu(void **state)
+{
+    static const uint64_t bad[] = {0, 67, 65536, 1234, UINT64_MAX, 0x100000000 + 1500};
+
+    say_u64(&F, VU_NET_SET_MTU, NEED_REPLY, 68);
+    assert_int_equal(reply(&F, VU_NET_SET_MTU), 0);
+    say_u64(&F, VU_NET_SET_MTU, NEED_REPLY, 65535);
+    assert_int_equal(reply(&F, VU_NET_SET_MTU), 0);
+    assert_log("mtu 68;mtu 65535;");
+    for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+        say_u64(&F, VU_NET_SET_MTU, NEED_REPLY, bad[i]);
+        assert_int_equal(reply(&F, VU_NET_SET_MTU), 1);
+        say_u64(&F, VU_NET_SET_MTU, PLAIN, bad[i]); /* told, not fatal */
+    }
+    pump(&F);
+    assert_int_equal(info(&F).mtu, 65535);
+    assert_true(F.own.up);
+}
+
+static void rarp(void **state)
+{
+    static const uint8_t mac[8] = {0x52, 0x54, 0, 1, 2, 3};
+
+    send_msg(&F, VU_SEND_RARP, PLAIN, mac, 8, NULL, 0);
+    assert_log("rarp 52:54:00:01:02:03;");
+}
+
+static void base_has_16_bits(void **state)
+{
+    say_state(&F, VU_SET_VRING_BASE, NEED_REPLY, 0, 0x8000);
+    assert_int_equal(reply(&F, VU_SET_VRING_BASE), 0);
+    say_state(&F, VU_SET_VRING_BASE, NEED_REPLY, 0, 0x10000);
+    assert_int_equal(reply(&F, VU_SET_VRING_BASE), 1);
+    assert_int_equal(get_base(&F, 0), 0x8000);
+}
+
+static void logging_is_not_offered(void **state)
+{
+    struct vu_ring_addr a = ring_addr(0);
+
+    a.flags = VU_RING_ADDR_F_LOG;
+    send_msg(&F, VU_SET_VRING_ADDR, NEED_REPLY, &a, sizeof(a), NULL, 0);
+    assert_int_equal(reply(&F, VU_SET_VRING_ADDR), 1);
+    say_u64(&F, VU_SET_FEATURES, NEED_REPLY, TEST_FEATURES | VIRTIO_BIT(F_LOG_ALL));
+    assert_int_equal(reply(&F, VU_SET_FEATURES), 1);
+}
+
+/* --- answers -----------------------------------------------------------------------------------
+ */
+
+/* A payload that is well-formed for any message, and the fds that belong to it. */
+static void say_any(struct front *f, uint32_t request, uint32_t flags)
+{
+    const struct vu_msg_desc *d = vu_msg_desc(request);
+    static const uint8_t zeros[64];
+
+    switch (d->shape) {
+    case VU_SHAPE_RING_FD:
+        say_fd(f, request, flags, 0);
+        break;
+    case VU_SHAPE_RING_STATE:
+        say_state(f, request, flags, 0, 1);
+        break;
+    case VU_SHAPE_RING_ADDR:
+        say_addr(f, flags, 0);
+        break;
+    case VU_SHAPE_TABLE:
+        say_memory(f, flags);
+        break;
+    case VU_SHAPE_REGION:
+        say_region(f, request, flags, 0, MEM_BYTES, 1);
+        break;
+    default:
+        send_msg(f, request, flags, zeros, d->shape == VU_SHAPE_U64 ? 8 : 0, NULL, 0);
+        break;
+    }
+}
+
+static void one_answer_to_everything(void **state)
+{
+    for (uint32_t r = 0; r < VU_REQUEST_MAX + 5; r++) {
+        bool own = vu_msg_desc(r)->spoken && vu_msg_desc(r)->answer != VU_ANSWER_ACK;
+
+        say_any(&F, r, NEED_REPLY);
+        reply(&F, r);
+        no_reply(&F);
+        if (r == VU_SET_MEM_TABLE || r == VU_ADD_MEM_REG) {
+            continue; /* without NEED_REPLY the second one is a refusal, which closes */
+        }
+        if (r == VU_REM_MEM_REG) {
+            say_memory(&F, PLAIN);
+        }
+        say_any(&F, r, PLAIN);
+        if (own) {
+            reply(&F, r);
+        }
+        no_reply(&F);
+        assert_true(F.own.up);
+    }
+}
+
+static void not_spoken_here(void **state)
+{
+    uint8_t payload[8192] = {1, 2, 3};
+    int fd[VU_MAX_FDS];
+    unsigned fds = open_fds();
+
+    for (unsigned i = 0; i < VU_MAX_FDS; i++) {
+        fd[i] = F.mem_fd;
+    }
+    for (uint32_t r = 0; r < VU_REQUEST_MAX + 5; r++) {
+        if (!vu_msg_desc(r)->spoken) {
+            send_msg(&F, r, NEED_REPLY, payload, 24, fd, 2);
+            assert_int_equal(reply(&F, r), 1);
+            send_msg(&F, r, NEED_REPLY, payload, 4096, fd, VU_MAX_FDS);
+            assert_int_equal(reply(&F, r), 1);
+            send_msg(&F, r, PLAIN, payload, 8, fd, 1);
+            no_reply(&F);
+            assert_int_equal(open_fds(), fds);
+        }
+    }
+    assert_int_equal(ask(&F, VU_GET_FEATURES), TEST_FEATURES);
+    send_msg(&F, 1000, PLAIN, payload, 4097, NULL, 0);
+    expect_closed(&F);
+}
+
+/* --- malformed -------------------------------------------------------------------------------- */
+
+/* The connection ends with a reason, everything is given back, and the next front-end is served. */
+static void expect_fault(struct front *f, const char *word)
+{
+    expect_closed(f);
+    if (!strstr(info(f).last_error, word)) {
+        fail_msg("'%s' does not say '%s'", info(f).last_error, word);
+    }
+    front_connect(f);
+}
+
+static void wrong_sizes(void **state)
+{
+    uint8_t payload[8192] = {0};
+    unsigned fds = open_fds();
+
+    for (uint32_t r = 0; r < VU_REQUEST_MAX; r++) {
+        const struct vu_msg_desc *d = vu_msg_desc(r);
+        static const uint32_t size[] = {0, 1, 4, 7, 8, 9, 12, 16, 39, 40, 41, 4096, 4097, 8192};
+
+        for (unsigned i = 0; d->spoken && i < ARRAY_SIZE(size); i++) {
+            struct vu_hdr h = {.request = r, .flags = 1, .size = size[i]};
+            struct err e;
+
+            if (vu_check_header(&h, &e)) {
+                send_msg(&F, r, PLAIN, payload, size[i], &F.mem_fd, i % 2);
+                expect_fault(&F, d->name);
+            }
+        }
+    }
+    assert_int_equal(open_fds(), fds);
+}
+
+/* A length is refused before anybody waits for that many bytes. */
+static void absurd_sizes(void **state)
+{
+    static const uint32_t size[] = {0xffffffff, 0x80000000, 0xfffffff4, 1033, 4097};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(size); i++) {
+        struct vu_hdr h = {.request = VU_SET_MEM_TABLE, .flags = 1, .size = size[i]};
+
+        raw_send(&F, &h, sizeof(h), NULL, 0);
+        expect_fault(&F, "SET_MEM_TABLE");
+    }
+}
+
+static void wrong_flags(void **state)
+{
+    static const uint32_t flags[] = {0, 2, 3, 5, 0x11, 0x80000001};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(flags); i++) {
+        send_msg(&F, VU_GET_FEATURES, flags[i], NULL, 0, NULL, 0);
+        expect_fault(&F, "GET_FEATURES");
+    }
+}
+
+static void fds_where_none_belong(void **state)
+{
+    static const uint8_t zeros[64];
+    unsigned fds = open_fds();
+
+    for (uint32_t r = 0; r < VU_REQUEST_MAX; r++) {
+        const struct vu_msg_desc *d = vu_msg_desc(r);
+        static const uint32_t size[VU_N_SHAPES] = {
+            [VU_SHAPE_U64] = 8,        [VU_SHAPE_RING_FD] = 8, [VU_SHAPE_RING_STATE] = 8,
+            [VU_SHAPE_RING_ADDR] = 40, [VU_SHAPE_TABLE] = 8,   [VU_SHAPE_REGION] = 40};
+        int two[] = {F.mem_fd, F.mem_fd};
+
+        if (d->spoken) {
+            unsigned n = d->shape == VU_SHAPE_TABLE ? 1 : d->max_fds + 1;
+
+            send_msg(&F, r, PLAIN, zeros, size[d->shape], two, n);
+            expect_fault(&F, "file descriptors");
+        }
+    }
+    assert_int_equal(open_fds(), fds);
+}
+
+static void fd_missing(void **state)
+{
+    for (uint32_t r = VU_SET_VRING_KICK; r <= VU_SET_VRING_ERR; r++) {
+        say_u64(&F, r, PLAIN, 0);
+        expect_fault(&F, "file descriptors");
+        say_fd(&F, r, PLAIN, 0x100);
+        expect_fault(&F, "file descriptors");
+    }
+}
+
+static void fd_flood(void **state)
+{
+    unsigned fds = open_fds();
+    int many[253];
+
+    for (unsigned i = 0; i < ARRAY_SIZE(many); i++) {
+        many[i] = F.mem_fd;
+    }
+    send_msg(&F, 1000, PLAIN, NULL, 0, many, 33);
+    expect_fault(&F, "file descriptors");
+    send_msg(&F, VU_SET_MEM_TABLE, PLAIN, NULL, 0, many, 253);
+    expect_fault(&F, "file descriptors");
+
+    /* in portions, behind a header that never ends */
+    struct vu_hdr h = {.request = 1000, .flags = 1, .size = 100};
+    raw_send(&F, &h, sizeof(h), many, 32);
+    raw_send(&F, "x", 1, many, 1);
+    expect_fault(&F, "file descriptors");
+    assert_int_equal(open_fds(), fds);
+}
+
+static void ring_numbers_out_of_range(void **state)
+{
+    static const uint32_t idx[] = {256, 0x10000, UINT32_MAX};
+    static const uint32_t request[] = {VU_SET_VRING_NUM, VU_SET_VRING_BASE, VU_GET_VRING_BASE,
+                                       VU_SET_VRING_ENABLE};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(idx); i++) {
+        struct vu_ring_addr a = {.idx = idx[i]};
+
+        for (unsigned k = 0; k < ARRAY_SIZE(request); k++) {
+            say_state(&F, request[k], NEED_REPLY, idx[i], 1);
+            expect_fault(&F, "names ring");
+        }
+        send_msg(&F, VU_SET_VRING_ADDR, PLAIN, &a, sizeof(a), NULL, 0);
+        expect_fault(&F, "names ring");
+    }
+    say_state(&F, VU_SET_VRING_NUM, PLAIN, 0, 0);
+    expect_fault(&F, "size of 0");
+    say_state(&F, VU_SET_VRING_NUM, PLAIN, 0, 32769);
+    expect_fault(&F, "32769");
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 2);
+    expect_fault(&F, "not 0 or 1");
+}
+
+static void only_eventfds(void **state)
+{
+    int pipe_fd[2], pair[2];
+
+    assert_int_equal(pipe(pipe_fd), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    const int bad[] = {F.mem_fd,
+                       pipe_fd[0],
+                       pipe_fd[1],
+                       pair[0],
+                       open("/dev/null", O_RDWR),
+                       open("/proc/self/stat", O_RDONLY)};
+    unsigned fds = open_fds();
+
+    for (uint32_t r = VU_SET_VRING_KICK; r <= VU_SET_VRING_ERR; r++) {
+        for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+            uint64_t idx = 0;
+
+            send_msg(&F, r, NEED_REPLY, &idx, 8, &bad[i], 1);
+            assert_int_equal(reply(&F, r), 1);
+            assert_int_equal(open_fds(), fds);
+            send_msg(&F, r, PLAIN, &idx, 8, &bad[i], 1);
+            expect_fault(&F, "no eventfd");
+        }
+    }
+    close(pipe_fd[0]);
+    close(pipe_fd[1]);
+    close(pair[0]);
+    close(pair[1]);
+    close(bad[4]);
+    close(bad[5]);
+}
+
+static void in_pieces(void **state)
+{
+    struct {
+        struct vu_hdr h;
+        uint64_t v;
+    } __attribute__((packed)) m = {.h = {VU_SET_FEATURES, NEED_REPLY, 8}, .v = TEST_FEATURES};
+
+    for (unsigned i = 0; i < sizeof(m); i++) {
+        no_reply(&F);
+        raw_send(&F, (uint8_t *)&m + i, 1, NULL, 0);
+    }
+    assert_int_equal(reply(&F, VU_SET_FEATURES), 0);
+}
+
+static void leaving_in_the_middle(void **state)
+{
+    struct vu_hdr h = {.request = VU_SET_MEM_TABLE, .flags = 1, .size = 40};
+
+    raw_send(&F, &h, sizeof(h), &F.mem_fd, 1);
+    pump(&F);
+    close(F.s);
+    F.s = -1;
+    WAIT_FOR(&F, !F.own.up);
+    assert_non_null(strstr(info(&F).last_error, "middle"));
+}
+
+/* --- stalls ----------------------------------------------------------------------------------- */
+
+static void unfinished_message(void **state)
+{
+    struct vu_hdr h = {.request = VU_SET_FEATURES, .flags = 1, .size = 8};
+
+    deadline_ms = 50;
+    front_leave(&F);
+    front_connect(&F);
+    WAIT_FOR(&F, info(&F).connected);
+    usleep(100000);
+    pump(&F);
+    assert_true(F.own.up); /* saying nothing at all is fine */
+    raw_send(&F, &h, 5, NULL, 0);
+    expect_fault(&F, "did not finish");
+
+    /* a dribble does not move the deadline */
+    for (unsigned i = 0; i < 6000 && F.own.up; i++) {
+        const uint8_t *byte = i < sizeof(h) ? (uint8_t *)&h + i : (const uint8_t *)"x";
+
+        if (i < sizeof(h) + 7) {
+            raw_send(&F, byte, 1, NULL, 0);
+        }
+        usleep(10000);
+        pump(&F);
+    }
+    expect_fault(&F, "did not finish");
+}
+
+static void unread_replies(void **state)
+{
+    struct vu_hdr h = {.request = VU_GET_FEATURES, .flags = 1};
+    ssize_t n;
+
+    deadline_ms = 200;
+    front_leave(&F);
+    front_connect(&F);
+    do { /* until neither direction takes any more */
+        n = send(F.s, &h, sizeof(h), MSG_NOSIGNAL | MSG_DONTWAIT);
+        event_base_loop(F.base, EVLOOP_NONBLOCK);
+    } while (F.own.up && n == sizeof(h));
+    WAIT_FOR(&F, !F.own.up);
+    assert_non_null(strstr(info(&F).last_error, "replies"));
+    close(F.s);
+    F.s = -1;
+}
+
+/* It goes on as if nothing had happened when the replies are read in time. */
+static void slow_reader(void **state)
+{
+    struct vu_hdr h = {.request = VU_GET_FEATURES, .flags = 1};
+    unsigned sent = 0;
+
+    while (send(F.s, &h, sizeof(h), MSG_NOSIGNAL | MSG_DONTWAIT) == sizeof(h)) {
+        sent++;
+        event_base_loop(F.base, EVLOOP_NONBLOCK);
+    }
+    assert_true(sent > 100);
+    for (unsigned i = 0; i < sent; i++) {
+        assert_int_equal(reply(&F, VU_GET_FEATURES), TEST_FEATURES);
+    }
+    no_reply(&F);
+}
+
+/* --- memory that is not shared -----------------------------------------------------------------
+ */
+
+static void unshared_memory_is_named(void **state)
+{
+    watch_ms = 20;
+    say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES); /* and no memory at all */
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
+    say_ring(&F, 0, 0);
+    WAIT_FOR(&F, info(&F).n_refused == 1);
+    assert_non_null(strstr(info(&F).last_error, "shared no memory"));
+    assert_non_null(strstr(info(&F).last_error, "share=on"));
+    say_memory(&F, PLAIN); /* late, but there */
+    assert_log("start 0 @0;");
+}
+
+static void private_memory_is_named(void **state)
+{
+    uint64_t idx = 0, one = 1;
+    int kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+    watch_ms = 20;
+    say_all(&F);
+    send_msg(&F, VU_SET_VRING_KICK, PLAIN, &idx, 8, &kick, 1);
+    pump(&F);
+    usleep(50000);
+    pump(&F);
+    assert_int_equal(info(&F).n_refused, 0); /* an idle guest is fine */
+    assert_int_equal(write(kick, &one, 8), 8);
+    WAIT_FOR(&F, info(&F).n_refused == 1); /* but kicked, and all zeros */
+    assert_non_null(strstr(info(&F).last_error, "was kicked"));
+    assert_non_null(strstr(info(&F).last_error, "share=on"));
+    close(kick);
+}
+
+static void used_memory_is_not(void **state)
+{
+    uint64_t idx = 0, one = 1;
+    int kick = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+
+    watch_ms = 20;
+    say_all(&F);
+    send_msg(&F, VU_SET_VRING_KICK, PLAIN, &idx, 8, &kick, 1);
+    pump(&F);
+    avail_of(&F, 0)->idx = 3;
+    avail_of(&F, 1)->idx = 3;
+    assert_int_equal(write(kick, &one, 8), 8);
+    WAIT_FOR(&F, !event_pending(F.dev->watch, EV_TIMEOUT, NULL)); /* nothing left to look at */
+    assert_int_equal(info(&F).n_refused, 0);
+    close(kick);
+}
+
+/* --- sockets -----------------------------------------------------------------------------------
+ */
+
+static void second_front_end(void **state)
+{
+    struct pollfd p = {.events = POLLIN};
+    char c;
+
+    say_all(&F);
+    p.fd = dial_path(F.path);
+    assert_true(p.fd >= 0);
+    WAIT_FOR(&F, poll(&p, 1, 0) == 1);
+    assert_int_equal(recv(p.fd, &c, 1, 0), 0);
+    close(p.fd);
+    assert_log(""); /* the first one does not notice */
+    assert_int_equal(ask(&F, VU_GET_FEATURES), TEST_FEATURES);
+}
+
+/* The next one comes before we have heard that the first one left. */
+static void quick_successor(void **state)
+{
+    for (unsigned i = 0; i < 20; i++) {
+        say_all(&F);
+        int next = dial_path(F.path);
+
+        assert_true(next >= 0);
+        ask(&F, VU_GET_STATUS); /* turned away: the first one lives */
+        close(next);
+        close(F.s);
+        F.s = dial_path(F.path);
+        assert_true(F.s >= 0);
+        assert_int_equal(ask(&F, VU_GET_FEATURES), TEST_FEATURES);
+    }
+}
+
+static int try_server(struct front *f, struct vu_conf *conf, struct err *e)
+{
+    struct vu_dev *d = NULL;
+    int rc = vu_dev_create(&d, conf, &owner_ops, &f->own, f->base, e);
+
+    assert_int_equal(rc == 0, d != NULL);
+    vu_dev_destroy(d);
+    return rc;
+}
+
+static void socket_in_use(void **state)
+{
+    struct vu_conf conf = server_conf(&F);
+    struct err e;
+    char pid[32];
+
+    front_leave(&F);
+    assert_int_equal(try_server(&F, &conf, &e), -EADDRINUSE);
+    snprintf(pid, sizeof(pid), "process %ld (", (long)getpid());
+    assert_non_null(strstr(e.text, pid));
+    assert_non_null(strstr(e.text, "(test_vu_backend"));
+    assert_non_null(strstr(e.text, F.path));
+    pump(&F); /* it was only a question: nobody is connected */
+    WAIT_FOR(&F, !F.own.up);
+    front_connect(&F);
+}
+
+static void stale_socket(void **state)
+{
+    struct vu_conf conf = server_conf(&F);
+    struct stat before, after;
+    struct err e;
+
+    /* somebody made it and died */
+    front_leave(&F);
+    vu_dev_destroy(F.dev);
+    F.dev = NULL;
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    strcpy(sa.sun_path, F.path);
+    int s = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(bind(s, (struct sockaddr *)&sa, sizeof(sa)), 0);
+    close(s);
+    assert_int_equal(stat(F.path, &before), 0);
+    assert_int_equal(try_server(&F, &conf, &e), 0);
+    assert_int_equal(stat(F.path, &before), -1); /* and removed its own */
+
+    /* a file that is no socket is left alone */
+    int fd = open(F.path, O_CREAT | O_WRONLY | O_EXCL, 0600);
+    close(fd);
+    assert_int_equal(try_server(&F, &conf, &e), -EEXIST);
+    assert_non_null(strstr(e.text, "not a socket"));
+    assert_int_equal(stat(F.path, &after), 0);
+    unlink(F.path);
+
+    /* somebody else's new socket is left alone when ours goes */
+    front_listen(&F);
+    unlink(F.path);
+    s = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(bind(s, (struct sockaddr *)&sa, sizeof(sa)), 0);
+    vu_dev_destroy(F.dev);
+    F.dev = NULL;
+    assert_int_equal(stat(F.path, &after), 0);
+    close(s);
+}
+
+static void bad_paths(void **state)
+{
+    struct vu_conf conf = server_conf(&F);
+    char path[200];
+    struct err e;
+
+    memset(path, 'a', sizeof(path));
+    path[0] = '/';
+    path[108] = '\0';
+    conf.path = path;
+    assert_int_equal(try_server(&F, &conf, &e), -ENAMETOOLONG);
+    assert_non_null(strstr(e.text, "107"));
+    assert_non_null(strstr(e.text, "shorter"));
+    conf.path = "/nonexistent-vu-test/x.sock";
+    assert_int_equal(try_server(&F, &conf, &e), -ENOENT);
+    assert_non_null(strstr(e.text, "directory /nonexistent-vu-test does not exist"));
+    conf.path = "";
+    assert_int_equal(try_server(&F, &conf, &e), -EINVAL);
+}
+
+static void longest_path(void **state)
+{
+    struct vu_conf conf = server_conf(&F);
+    char path[108];
+    struct err e = {0};
+
+    memset(path, 'a', sizeof(path));
+    memcpy(path, F.dir, strlen(F.dir));
+    path[strlen(F.dir)] = '/';
+    path[107] = '\0';
+    conf.path = path;
+    assert_int_equal(try_server(&F, &conf, &e), 0);
+}
+
+static void access_rights(void **state)
+{
+    static const mode_t modes[] = {0600, 0660, 0666, 0770};
+    mode_t old = umask(077);
+    struct stat st;
+
+    front_leave(&F);
+    for (unsigned i = 0; i < ARRAY_SIZE(modes); i++) {
+        struct vu_conf conf = server_conf(&F);
+        struct err e;
+
+        vu_dev_destroy(F.dev);
+        F.dev = NULL;
+        conf.mode = modes[i];
+        conf.owner = getuid();
+        conf.group = getgid();
+        assert_int_equal(vu_dev_create(&F.dev, &conf, &owner_ops, &F.own, F.base, &e), 0);
+        assert_int_equal(stat(F.path, &st), 0);
+        assert_int_equal(st.st_mode & 0777, modes[i]);
+        assert_int_equal(st.st_uid, getuid());
+    }
+    assert_int_equal(umask(old), 077); /* the process's own is as it was */
+}
+
+static void owner_that_is_not_ours_to_give(void **state)
+{
+    struct vu_conf conf = server_conf(&F);
+    struct stat st;
+    struct err e;
+
+    front_leave(&F);
+    vu_dev_destroy(F.dev);
+    F.dev = NULL;
+    conf.owner = 0;
+    bool root = !geteuid(); /* root may: be somebody else for a moment */
+    if (root) {
+        assert_int_equal(chmod(F.dir, 0777), 0);
+        assert_int_equal(seteuid(65534), 0);
+    }
+    int rc = try_server(&F, &conf, &e);
+    if (root) {
+        assert_int_equal(seteuid(0), 0);
+    }
+    assert_int_equal(rc, -EPERM);
+    assert_non_null(strstr(e.text, "only root"));
+    assert_int_equal(stat(F.path, &st), -1);
+}
+
+/* --- client mode --------------------------------------------------------------------------------
+ */
+
+static int listen_here(const char *path)
+{
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    int s = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    strcpy(sa.sun_path, path);
+    assert_int_equal(bind(s, (struct sockaddr *)&sa, sizeof(sa)), 0);
+    assert_int_equal(listen(s, 4), 0);
+    return s;
+}
+
+static void client_mode(void **state)
+{
+    struct vu_conf conf = server_conf(&F);
+    struct err e = {0};
+
+    front_leave(&F);
+    vu_dev_destroy(F.dev);
+    F.dev = NULL;
+    conf.client = true;
+    F.own.log[0] = '\0';
+    assert_int_equal(vu_dev_create(&F.dev, &conf, &owner_ops, &F.own, F.base, &e), 0);
+    assert_log(""); /* nobody listens yet */
+    assert_string_equal(info(&F).state, "dialling");
+    WAIT_FOR(&F, info(&F).last_error[0]);
+    assert_non_null(strstr(info(&F).last_error, F.path));
+
+    for (unsigned round = 0; round < 3; round++) {
+        int l = listen_here(F.path);
+
+        WAIT_FOR(&F, F.own.up);
+        F.s = accept4(l, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        assert_true(F.s >= 0);
+        F.own.log[0] = '\0';
+        say_all(&F);
+        assert_true(info(&F).client && info(&F).connected);
+        close(l);
+        unlink(F.path);
+        if (round == 1) { /* a fault: it comes back all the same */
+            say_u64(&F, 4, PLAIN, 0);
+            expect_closed(&F);
+        } else {
+            front_leave(&F);
+        }
+        assert_log("stop 0;stop 1;down;");
+        assert_string_equal(info(&F).state, "dialling");
+    }
+    assert_int_equal(info(&F).n_connects, 3);
+}
+
+/* 100 ms, doubling, at most 2 s; and from the start again after a connection that lasted. */
+static void client_backs_off(void **state)
+{
+    static const unsigned want[] = {100, 200, 400, 800, 1600, 2000, 2000};
+    struct vu_conf conf = server_conf(&F);
+    struct err e = {0};
+
+    front_leave(&F);
+    vu_dev_destroy(F.dev);
+    F.dev = NULL;
+    conf.client = true;
+    assert_int_equal(vu_dev_create(&F.dev, &conf, &owner_ops, &F.own, F.base, &e), 0);
+    for (unsigned i = 0; i < ARRAY_SIZE(want); i++) {
+        event_del(F.dev->timer);
+        on_timer(-1, 0, F.dev); /* now, not later */
+        assert_int_equal(F.dev->backoff_ms, want[i]);
+        assert_true(event_pending(F.dev->timer, EV_TIMEOUT, NULL));
+    }
+    int l = listen_here(F.path);
+    clock_stop();
+    for (unsigned lasts = 0; lasts < 2; lasts++) {
+        event_del(F.dev->timer);
+        on_timer(-1, 0, F.dev);
+        assert_true(F.own.up);
+        clock_warp(lasts ? LASTING_NS : LASTING_NS - 1);
+        vu_dev_kill(F.dev, "test");
+        assert_int_equal(F.dev->backoff_ms, lasts ? 100 : 2000);
+        assert_true(event_pending(F.dev->timer, EV_TIMEOUT, NULL));
+    }
+    close(l);
+    unlink(F.path);
+}
+
+static void quiet(enum log_level level, const char *line)
+{
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        T(qemu_order),
+        T(cloud_hypervisor_order),
+        T(virtio_user_order),
+        T(every_order),
+        T(repeated_negotiation),
+        T(without_bit_30_rings_are_enabled),
+        T(without_kick_fd_it_is_polled),
+        T(the_owner_gets_what_was_said),
+        T(starts_at_the_used_index),
+        T(indices_too_far_apart),
+        T(the_owner_may_refuse),
+        T(why_it_does_not_run),
+        T(ring_described_wrongly),
+        T(the_last_ring),
+        T(get_base_stops_one_ring),
+        T(ring_changed_while_it_runs),
+        T(call_changes),
+        T(memory_table_while_rings_run),
+        T(refused_tables_change_nothing),
+        T(tables_without_memory),
+        T(memory_slots),
+        T(removing_the_memory_of_a_stopped_ring),
+        T(all_slots),
+        T(status_zero_keeps_the_rings),
+        T(reset_device),
+        T(enable_and_disable),
+        T(broken_ring),
+        T(kill_closes),
+        T(truncated_memory),
+        T(leaving_while_rings_run),
+        T(features_not_offered),
+        T(features_change_while_rings_run),
+        T(protocol_features_not_offered),
+        T(mtu),
+        T(rarp),
+        T(base_has_16_bits),
+        T(logging_is_not_offered),
+        T(one_answer_to_everything),
+        T(not_spoken_here),
+        T(wrong_sizes),
+        T(absurd_sizes),
+        T(wrong_flags),
+        T(fds_where_none_belong),
+        T(fd_missing),
+        T(fd_flood),
+        T(ring_numbers_out_of_range),
+        T(only_eventfds),
+        T(in_pieces),
+        T(leaving_in_the_middle),
+        T(unfinished_message),
+        T(unread_replies),
+        T(slow_reader),
+        T(unshared_memory_is_named),
+        T(private_memory_is_named),
+        T(used_memory_is_not),
+        T(second_front_end),
+        T(quick_successor),
+        T(socket_in_use),
+        T(stale_socket),
+        T(bad_paths),
+        T(longest_path),
+        T(access_rights),
+        T(owner_that_is_not_ours_to_give),
+        T(client_mode),
+        T(client_backs_off), /* the last one: it stops the clock */
+    };
+
+    log_set_sink(quiet);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
