@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Store buffering: the two notification races of a virtqueue, on the real ring code.
+ *
+ *   race 1, "signal"        driver                     device
+ *                           arm: write used_event      commit: write used->idx
+ *                           D4                         S3
+ *                           look at used->idx          look at used_event
+ *
+ *   race 2, "kick"          driver                     device
+ *                           publish: write avail->idx  arm: write avail_event
+ *                           D3                         S4
+ *                           look at avail_event        look at avail->idx
+ *
+ * Each round both sides do their half at the same moment.  If both looks miss the other's write, one
+ * side sleeps and the other does not wake it: the round is lost, for ever.  With both fences no round
+ * may be lost.  Built with one fence taken away (RING_WEAKEN), a round must get lost sooner or later;
+ * how soon is up to the machine, so the program then runs until it happens or the time is over.
+ *
+ * usage: sb signal|kick [rounds]      exit status 0 as expected, 1 not, 77 cannot be tried here
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "ring/ring.h"
+#include "ring/ring_drv.h"
+
+#define L RING_SPLIT
+#define NUM 8u
+#if defined(__x86_64__)
+#define AHEAD 800 /* ticks from "go" to the start: a cache line must get across meanwhile */
+#define SPREAD 400
+#else
+#define AHEAD 20
+#define SPREAD 8
+#endif
+/* Rounds are cheap, but not on a machine whose CPUs are busy elsewhere. */
+#define SECONDS (RING_WEAKEN ? 40 : 10)
+
+static struct ring_drv drv;
+static struct ring dev;
+static struct ring_burst burst;
+static uint8_t mem[4096] __attribute__((aligned(4096)));
+static bool race_is_kick;
+static uint32_t wanted;
+
+/* One cache line each: the round that may start, and what each side saw. */
+static struct {
+    uint32_t go CACHE_ALIGNED;
+    uint64_t when; /* the moment at which round `go` starts, in ticks */
+    uint32_t done CACHE_ALIGNED;
+    bool device_saw CACHE_ALIGNED;
+    uint32_t stop;
+} s;
+
+static void pin(int cpu_nth)
+{
+    cpu_set_t all, one;
+
+    if (sched_getaffinity(0, sizeof(all), &all)) {
+        return;
+    }
+    CPU_ZERO(&one);
+    for (int i = 0; i < CPU_SETSIZE; i++) {
+        if (CPU_ISSET(i, &all) && cpu_nth-- == 0) {
+            CPU_SET(i, &one);
+            sched_setaffinity(0, sizeof(one), &one);
+            return;
+        }
+    }
+}
+
+static unsigned cpus(void)
+{
+    cpu_set_t all;
+
+    return sched_getaffinity(0, sizeof(all), &all) ? 1 : (unsigned)CPU_COUNT(&all);
+}
+
+/* A clock that both CPUs share, to start both halves within some tens of cycles of each other. */
+static uint64_t ticks(void)
+{
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc();
+#elif defined(__aarch64__)
+    uint64_t t;
+
+    __asm__ volatile("mrs %0, cntvct_el0" : "=r"(t));
+    return t;
+#else
+    return 0;
+#endif
+}
+
+/* Who is first, and by how much, varies with the round. */
+static void start_at(uint64_t when, uint32_t round, uint32_t side)
+{
+    when += (round * 2654435761u >> (side ? 8 : 20)) % SPREAD;
+    while ((int64_t)(ticks() - when) < 0) {
+    }
+}
+
+static void wait_until(const uint32_t *word, uint32_t value)
+{
+    for (uint32_t spins = 0; load_acquire(word) != value; spins++) {
+        if (spins > 20000) { /* the other side lost its CPU */
+            sched_yield();
+            spins = 0;
+        }
+        if (load_acquire(&s.stop)) {
+            return;
+        }
+    }
+}
+
+static void *device(void *arg)
+{
+    (void)arg;
+    pin(1);
+    for (uint32_t round = 1;; round++) {
+        if (!race_is_kick) {
+            ring_dev_peek(L, &dev, &burst, 1); /* the chain of this round */
+        }
+        store_release(&s.done, 2 * round - 1); /* ready */
+        wait_until(&s.go, round);
+        if (load_acquire(&s.stop)) {
+            return NULL;
+        }
+        start_at(s.when, round, 1);
+        s.device_saw = race_is_kick ? ring_dev_arm(L, &dev)
+                                    : ring_dev_commit(L, &dev, &burst, 1, NULL);
+        store_release(&s.done, 2 * round);
+        wait_until(&s.go, round | 0x80000000u); /* the driver has prepared the next round */
+        if (race_is_kick) { /* take what was published; not armed any more */
+            ring_dev_disarm(L, &dev);
+            ring_dev_peek(L, &dev, &burst, 1);
+            ring_dev_commit(L, &dev, &burst, 1, NULL);
+        }
+    }
+}
+
+static void post(void)
+{
+    struct ring_seg seg = {.addr = 0x1000, .len = 64};
+
+    ring_drv_add(L, &drv, &seg, 1, 0, NULL);
+}
+
+static void clean_up(void)
+{
+    struct ring_drv_used u[NUM];
+    uint32_t n = ring_drv_reap(L, &drv, u, NUM);
+
+    for (uint32_t i = 0; i < n; i++) {
+        ring_drv_release(L, &drv, u[i].id);
+    }
+}
+
+static uint64_t now(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec;
+}
+
+static uint32_t rounds(uint32_t max, uint32_t *lost)
+{
+    uint64_t end = now() + SECONDS;
+    uint32_t round;
+
+    for (round = 1; round <= max; round++) {
+        if (race_is_kick) {
+            post();
+        }
+        wait_until(&s.done, 2 * round - 1);
+        s.when = ticks() + AHEAD;
+        store_release(&s.go, round);
+        start_at(s.when, round, 0);
+        bool saw = race_is_kick ? ring_drv_publish(L, &drv) : ring_drv_arm(L, &drv);
+        wait_until(&s.done, 2 * round);
+        *lost += !saw && !s.device_saw;
+        if (!race_is_kick) {
+            ring_drv_disarm(L, &drv);
+            clean_up();
+            post();
+            ring_drv_publish(L, &drv);
+        }
+        if (*lost >= wanted || ((round & 1023) == 0 && now() > end)) {
+            break;
+        }
+        store_release(&s.go, round | 0x80000000u);
+        if (race_is_kick) {
+            wait_until(&s.done, 2 * round + 1);
+            clean_up();
+        }
+    }
+    store_release(&s.stop, 1);
+    return MIN(round, max);
+}
+
+static bool litmus(bool event_idx, uint32_t max, uint32_t *lost)
+{
+    struct ring_drv_setup ds = {.mem = mem, .num = NUM, .event_idx = event_idx};
+    pthread_t t;
+
+    if (ring_drv_init(&drv, &ds)) {
+        abort();
+    }
+    struct ring_setup rs = {.desc = drv.desc, .avail = drv.avail, .used = drv.used, .num = NUM,
+                            .event_idx = event_idx, .indirect = true,
+                            .mem = gmem_local(mem, 0, sizeof(mem))};
+    ring_init(&dev, &rs);
+    dev.signalled_valid = true; /* no free signal for a fresh ring */
+    ring_dev_disarm(L, &dev);
+    memset(&s, 0, sizeof(s));
+    if (!race_is_kick) {
+        post();
+        ring_drv_publish(L, &drv);
+    }
+    if (pthread_create(&t, NULL, device, NULL)) {
+        abort();
+    }
+    uint32_t n = rounds(max, lost);
+    pthread_join(t, NULL);
+    ring_drv_fini(&drv);
+    gmem_free((struct gmem *)rs.mem);
+    printf("%s, %s: %u lost in %u rounds\n", race_is_kick ? "kick" : "signal",
+           event_idx ? "event index" : "flags", *lost, n);
+    return *lost != 0;
+}
+
+int main(int argc, char **argv)
+{
+    uint32_t max = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 0) : 400000, lost[2] = {0};
+
+    if (argc < 2) {
+        fprintf(stderr, "usage: sb signal|kick [rounds]\n");
+        return 2;
+    }
+    race_is_kick = !strcmp(argv[1], "kick");
+    if (cpus() < 2) {
+        printf("skipped: the race needs two CPUs, this process may use one\n");
+        return 77;
+    }
+    pin(0);
+    wanted = RING_WEAKEN ? 1 : UINT32_MAX;
+    if (RING_WEAKEN) {
+        max = 0x7ffffff0;
+    }
+    bool any = litmus(true, max, &lost[0]);
+    if (!RING_WEAKEN || !any) {
+        any |= litmus(false, max, &lost[1]);
+    }
+    if (RING_WEAKEN && !any) {
+        printf("skipped: without the fence no round was lost in %d seconds; the two threads were "
+               "never on two CPUs at once, or this CPU does not reorder\n", SECONDS);
+        return 77;
+    }
+    return any == (RING_WEAKEN != 0) ? 0 : 1;
+}
