@@ -101,6 +101,10 @@ static ALWAYS_INLINE void copy_bytes(void *dst, const void *src, uint32_t len)
         s += 64;
         d += 64;
     } while (unlikely(s < last));
+    if (s - last >= 48) { /* 16 bytes are left at most */
+        *(v16 *)(last_d + 48) = *(const v16 *)(last + 48);
+        return;
+    }
     copy_64(last_d, last);
 }
 
