@@ -138,7 +138,8 @@ static COLD void check_faults(struct port *port, struct vq *vq)
             write_once(&r->broken, (uint8_t)RING_FAULT_MEMORY_GONE);
         }
     }
-    if (r->broken) {
+    if (r->broken && !vq->told) {
+        vq->told = true;
         port->env->post(port->env->ctx, port);
     }
 }
