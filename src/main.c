@@ -30,6 +30,7 @@ struct boot {
     struct dp *dp;
     struct ctl *ctl;
     struct ctl_sock *sock;
+    struct banner *banner;
 };
 
 static int bring_up(struct boot *b, struct run_opts *o, struct err *e)
@@ -64,11 +65,18 @@ static int bring_up(struct boot *b, struct run_opts *o, struct err *e)
     path = rundir_path(b->rundir, CTL_SOCK_NAME);
     rc = ctl_sock_create(&b->sock, b->ctl, b->base, path ? path : "", e);
     free(path);
-    return rc;
+    if (rc) {
+        return rc;
+    }
+    printf("ringway " RINGWAY_VERSION ": %u port%s, control socket %s/" CTL_SOCK_NAME "\n",
+           conf->n_ports, conf->n_ports == 1 ? "" : "s", b->rundir);
+    fflush(stdout);
+    return banner_start(&b->banner, b->base, b->dp, b->rundir, o->libvirt, e);
 }
 
 static void take_down(struct boot *b)
 {
+    banner_stop(b->banner);
     ctl_sock_destroy(b->sock);
     ctl_destroy(b->ctl);
     if (b->dp) {
@@ -84,19 +92,6 @@ static void take_down(struct boot *b)
     free(b->rundir);
 }
 
-static void greet(const struct boot *b, const struct run_opts *o)
-{
-    struct qemu_version qemu = {0};
-
-    printf("ringway " RINGWAY_VERSION ": %u port%s, control socket %s/" CTL_SOCK_NAME "\n",
-           o->conf.n_ports, o->conf.n_ports == 1 ? "" : "s", b->rundir);
-    if (!o->libvirt) {
-        qemu = qemu_find();
-    }
-    banner_print(stdout, b->dp, b->rundir, qemu, o->libvirt);
-    fflush(stdout);
-}
-
 static int cmd_run(int argc, char **argv)
 {
     struct boot b = {.lock = -1};
@@ -109,7 +104,6 @@ static int cmd_run(int argc, char **argv)
         if (bring_up(&b, &o, &e)) {
             status = cli_failed(&e);
         } else {
-            greet(&b, &o);
             run_notify("READY=1");
             event_base_dispatch(b.base);
             run_notify("STOPPING=1");

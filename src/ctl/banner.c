@@ -8,8 +8,8 @@
 #include "ctl/banner.h"
 
 #include <errno.h>
+#include <event2/event.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
@@ -17,12 +17,22 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "ctl/conf.h"
 #include "ctl/rundir.h"
 
-#define QEMU_BINARY  "qemu-system-x86_64"
-#define QEMU_WAIT_NS 5000000000ull
+#define QEMU_BINARY "qemu-system-x86_64"
+#define QEMU_WAIT_S 5 /* one that hangs must not keep the lines back */
+
+struct banner {
+    const struct dp *dp;
+    char *rundir;
+    bool libvirt;
+    pid_t pid; /* of the QEMU that was asked, 0: none */
+    int fd;    /* what it says */
+    char text[256];
+    size_t len;
+    struct event *said;
+};
 
 struct qemu_version qemu_parse_version(const char *text)
 {
@@ -33,61 +43,6 @@ struct qemu_version qemu_parse_version(const char *text)
         v = (struct qemu_version){0};
     }
     return v;
-}
-
-/* Read until end of file or the deadline; a QEMU that hangs must not hang the switch. */
-static void read_for_a_while(int fd, char *text, size_t size)
-{
-    uint64_t end = clock_ns() + QEMU_WAIT_NS;
-    size_t len = 0;
-
-    while (len < size - 1) {
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-        uint64_t now = clock_ns();
-
-        if (now >= end || poll(&p, 1, (int)((end - now) / 1000000 + 1)) <= 0) {
-            break;
-        }
-
-        ssize_t n = read(fd, text + len, size - 1 - len);
-
-        if (n <= 0) {
-            break;
-        }
-        len += (size_t)n;
-    }
-    text[len] = 0;
-}
-
-struct qemu_version qemu_find(void)
-{
-    extern char **environ;
-    char *argv[] = {(char *)QEMU_BINARY, (char *)"--version", NULL};
-    posix_spawn_file_actions_t act;
-    char text[256] = "";
-    int fd[2];
-    pid_t pid;
-
-    if (pipe2(fd, O_CLOEXEC)) {
-        return (struct qemu_version){0};
-    }
-    posix_spawn_file_actions_init(&act);
-    posix_spawn_file_actions_adddup2(&act, fd[1], STDOUT_FILENO);
-    posix_spawn_file_actions_addopen(&act, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-    posix_spawn_file_actions_addopen(&act, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-
-    int rc = posix_spawnp(&pid, QEMU_BINARY, &act, NULL, argv, environ);
-
-    posix_spawn_file_actions_destroy(&act);
-    close(fd[1]);
-    if (!rc) {
-        read_for_a_while(fd[0], text, sizeof(text));
-        kill(pid, SIGKILL);
-        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
-        }
-    }
-    close(fd[0]);
-    return qemu_parse_version(text);
 }
 
 void banner_mac(const char *port_name, uint8_t mac[6])
@@ -185,11 +140,23 @@ static void put_libvirt(FILE *f, const struct plug *p)
     fputs("    <driver rx_queue_size='1024' tx_queue_size='1024'/>\n  </interface>\n", f);
 }
 
-void banner_print(FILE *f, const struct dp *dp, const char *rundir, struct qemu_version qemu,
-                  bool libvirt)
+static void put_intro(FILE *f, bool libvirt, struct qemu_version qemu)
+{
+    if (libvirt) {
+        fputs("Every domain needs shared memory:\n"
+              "  <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>\n",
+              f);
+    } else if (qemu.major == 0) {
+        fputs("No qemu-system-x86_64 was found in PATH: these lines are for QEMU 9.2 and later; "
+              "for an older one write reconnect=1 instead of reconnect-ms=1000.\n",
+              f);
+    }
+}
+
+static void banner_print(FILE *f, const struct banner *b, struct qemu_version qemu)
 {
     static struct port *port[PORT_MAX];
-    unsigned n = dp_ports(dp, port, PORT_MAX), printed = 0;
+    unsigned n = dp_ports(b->dp, port, PORT_MAX), printed = 0;
 
     for (unsigned i = 0; i < n; i++) {
         const struct port_conf *c = &port[i]->conf;
@@ -203,31 +170,130 @@ void banner_print(FILE *f, const struct dp *dp, const char *rundir, struct qemu_
         }
         if (!path) {
             snprintf(file, sizeof(file), "%s.sock", c->name);
-            path = made = rundir_path(rundir, file);
+            path = made = rundir_path(b->rundir, file);
         }
 
         struct plug p = {c->name, path ? path : "", port_conf_get(c, "mtu"), client != NULL, ""};
 
         banner_mac(c->name, mac);
         conf_write_mac(p.mac, mac);
-        if (!printed++ && libvirt) {
-            fputs(
-                "Every domain needs shared memory:\n"
-                "  <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>\n",
-                f);
-        } else if (printed == 1 && qemu.major == 0) {
-            fputs(
-                "No qemu-system-x86_64 was found in PATH: these lines are for QEMU 9.2 and later; "
-                "for an older one write reconnect=1 instead of reconnect-ms=1000.\n",
-                f);
+        if (printed++ == 0) {
+            put_intro(f, b->libvirt, qemu);
         }
         fprintf(f, "Plug a VM into %s%s:\n", c->name,
                 client ? " (QEMU listens, ringway connects)" : "");
-        if (libvirt) {
+        if (b->libvirt) {
             put_libvirt(f, &p);
         } else {
             put_qemu(f, &p, qemu);
         }
         free(made);
+    }
+    fflush(f);
+}
+
+static bool any_vhost_user(const struct dp *dp)
+{
+    static struct port *port[PORT_MAX];
+    unsigned n = dp_ports(dp, port, PORT_MAX), i = 0;
+
+    while (i < n && strcmp(port[i]->ops->kind, "vhost-user")) {
+        i++;
+    }
+    return i < n;
+}
+
+/* QEMU is not wanted any more, whether it has ended or not. */
+static void forget_qemu(struct banner *b)
+{
+    if (b->said) {
+        event_free(b->said);
+        b->said = NULL;
+    }
+    if (b->fd >= 0) {
+        close(b->fd);
+        b->fd = -1;
+    }
+    if (b->pid) {
+        kill(b->pid, SIGKILL);
+        while (waitpid(b->pid, NULL, 0) < 0 && errno == EINTR) {
+        }
+        b->pid = 0;
+    }
+}
+
+static void on_said(evutil_socket_t fd, short what, void *arg)
+{
+    struct banner *b = arg;
+
+    if (what & EV_READ) {
+        ssize_t n = read(fd, b->text + b->len, sizeof(b->text) - 1 - b->len);
+
+        if (n > 0 && (b->len += (size_t)n) < sizeof(b->text) - 1) {
+            return;
+        }
+    }
+    forget_qemu(b);
+    banner_print(stdout, b, qemu_parse_version(b->text));
+}
+
+/* Start QEMU with its standard output on *fd; 0: there is none. */
+static pid_t ask_qemu(int *fd)
+{
+    extern char **environ;
+    char *argv[] = {(char *)QEMU_BINARY, (char *)"--version", NULL};
+    posix_spawn_file_actions_t act;
+    int p[2], rc;
+    pid_t pid = 0;
+
+    if (pipe2(p, O_CLOEXEC)) {
+        return 0;
+    }
+    posix_spawn_file_actions_init(&act);
+    posix_spawn_file_actions_adddup2(&act, p[1], STDOUT_FILENO);
+    posix_spawn_file_actions_addopen(&act, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+    posix_spawn_file_actions_addopen(&act, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    rc = posix_spawnp(&pid, QEMU_BINARY, &act, NULL, argv, environ);
+    posix_spawn_file_actions_destroy(&act);
+    close(p[1]);
+    if (rc) {
+        close(p[0]);
+        return 0;
+    }
+    *fd = p[0];
+    return pid;
+}
+
+int banner_start(struct banner **out, struct event_base *base, const struct dp *dp,
+                 const char *rundir, bool libvirt, struct err *e)
+{
+    const struct timeval wait = {QEMU_WAIT_S, 0};
+    struct banner *b = calloc(1, sizeof(*b));
+
+    if (!b || !(b->rundir = strdup(rundir))) {
+        free(b);
+        return err_set(e, -ENOMEM, "out of memory");
+    }
+    b->dp = dp;
+    b->libvirt = libvirt;
+    b->fd = -1;
+    b->pid = libvirt || !any_vhost_user(dp) ? 0 : ask_qemu(&b->fd);
+    if (b->pid) {
+        b->said = event_new(base, b->fd, EV_READ | EV_PERSIST, on_said, b);
+    }
+    if (!b->said || event_add(b->said, &wait)) {
+        forget_qemu(b);
+        banner_print(stdout, b, (struct qemu_version){0});
+    }
+    *out = b;
+    return 0;
+}
+
+void banner_stop(struct banner *b)
+{
+    if (b) {
+        forget_qemu(b);
+        free(b->rundir);
+        free(b);
     }
 }
