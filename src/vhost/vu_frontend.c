@@ -647,7 +647,7 @@ int vu_fe_create(struct vu_fe **out, const struct vu_fe_conf *conf, struct err *
     for (unsigned i = 0; i < MAX_EXTRA; i++) {
         fe->extra[i].fd = -1;
     }
-    fe->path = strdup(conf->path);
+    fe->path = strdup(conf->path ? conf->path : "(no socket)");
     fe->ring_stride = (ring_drv_bytes(conf->num) + 4095) & ~4095ull;
     if (!fe->path || !conf->n_rings || conf->n_rings > VU_FE_MAX_RINGS ||
         conf->n_regions > VU_FE_MAX_REGIONS) {
