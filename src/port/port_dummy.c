@@ -43,6 +43,8 @@ struct port_dummy {
     struct rxq q;
     pthread_mutex_t lock;
     struct frame_list in, lent, out;
+    struct frame *seen; /* of out: what dummy_sent() found last, number n_seen */
+    unsigned n_seen;
     unsigned room; /* frames that tx may still record */
     unsigned depth;
     bool armed;
@@ -166,10 +168,15 @@ const uint8_t *dummy_sent(struct port *p, unsigned i, uint32_t *len)
     struct port_dummy *d = dummy_of(p);
 
     pthread_mutex_lock(&d->lock);
-    struct frame *f = d->out.head;
-    while (f && i--) {
-        f = f->next;
+    if (!d->seen || i < d->n_seen) {
+        d->seen = d->out.head;
+        d->n_seen = 0;
     }
+    while (d->seen && d->n_seen < i) {
+        d->seen = d->seen->next;
+        d->n_seen++;
+    }
+    struct frame *f = d->seen;
     pthread_mutex_unlock(&d->lock);
     *len = f ? f->len : 0;
     return f ? f->bytes : NULL;
@@ -181,6 +188,7 @@ void dummy_clear(struct port *p)
 
     pthread_mutex_lock(&d->lock);
     list_clear(&d->out);
+    d->seen = NULL;
     d->room = d->depth;
     pthread_mutex_unlock(&d->lock);
 }

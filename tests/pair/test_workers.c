@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Several worker threads, dummy ports on both sides: nothing is lost or reordered between two
+ * ports, no wake-up is missed, and ports that come and go disturb nobody.  Meant for
+ * ThreadSanitizer, too.
+ *
+ *   test thread(s) --inject--> p0 p1 p2 p3 --(workers 0..2)--> p0 p1 p2 p3 --recorded--> test
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+#include <event2/event.h>
+
+#include "dp/dp.h"
+#include "port/port_dummy.h"
+
+#define LIMIT_S 60 /* that anything may take */
+
+static struct event_base *base;
+static struct dp *dp;
+static struct err err;
+
+static void up(unsigned n_workers)
+{
+    base = event_base_new();
+    struct dp_conf c = {.evbase = base, .rundir = "/nonexistent", .n_workers = n_workers};
+    assert_int_equal(dp_create(&dp, &c, &err), 0);
+}
+
+static void down(void)
+{
+    dp_destroy(dp);
+    event_base_free(base);
+}
+
+static struct port *add(const char *arg)
+{
+    struct port_conf c;
+
+    assert_int_equal(port_conf_parse(&c, arg, &err), 0);
+    if (dp_port_add(dp, &c, &err)) {
+        fail_msg("%s: %s", arg, err.text);
+    }
+    struct port *p = dp_port(dp, c.name);
+    port_conf_free(&c);
+    return p;
+}
+
+static void nap(void)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+}
+
+static void wait_sent(struct port *p, unsigned n)
+{
+    time_t end = time(NULL) + LIMIT_S;
+
+    while (dummy_n_sent(p) < n) {
+        if (time(NULL) > end) {
+            fail_msg("%s: %u of %u frames after %d s", p->name, dummy_n_sent(p), n, LIMIT_S);
+        }
+        nap();
+    }
+}
+
+/* 60 bytes: addresses, then the sender's number and a sequence number. */
+static void make(uint8_t f[60], unsigned dst, unsigned src, uint32_t seq)
+{
+    memset(f, 0, 60);
+    f[0] = f[6] = 0x02;
+    f[5] = (uint8_t)dst;
+    f[11] = (uint8_t)src;
+    f[14] = (uint8_t)src;
+    memcpy(f + 16, &seq, sizeof(seq));
+}
+
+/* Have everybody's address learnt, then forget the frames that did it. */
+static void introduce(struct port *const *p, unsigned n)
+{
+    uint8_t f[60];
+
+    for (unsigned i = 0; i < n; i++) {
+        make(f, 0, i, 0);
+        memset(f, 0xff, 6);
+        dummy_inject(p[i], f, sizeof(f));
+    }
+    for (unsigned i = 0; i < n; i++) {
+        wait_sent(p[i], n - 1);
+        dummy_clear(p[i]);
+    }
+}
+
+/* ---- traffic ------------------------------------------------------------------------------ */
+
+#define N_PORTS  4
+#define N_FRAMES 6000 /* per sender */
+
+struct sender {
+    struct port **port;
+    unsigned me;
+};
+
+static void *send_all(void *arg)
+{
+    struct sender *s = arg;
+    uint8_t f[60];
+
+    for (uint32_t seq = 0; seq < N_FRAMES; seq++) {
+        unsigned to = (s->me + 1 + seq % (N_PORTS - 1)) % N_PORTS;
+        make(f, to, s->me, seq);
+        dummy_inject(s->port[s->me], f, sizeof(f));
+        if (seq % 500 == 499) {
+            nap(); /* let the workers fall asleep now and then */
+        }
+    }
+    return NULL;
+}
+
+static void check_received(struct port *p, unsigned me)
+{
+    uint32_t last[N_PORTS] = {0}, len, count[N_PORTS] = {0};
+
+    for (unsigned i = 0; i < dummy_n_sent(p); i++) {
+        const uint8_t *f = dummy_sent(p, i, &len);
+        uint32_t seq;
+        memcpy(&seq, f + 16, sizeof(seq));
+        assert_int_equal(len, 60);
+        assert_int_equal(f[5], me);
+        assert_true(count[f[14]] == 0 || seq > last[f[14]]);
+        last[f[14]] = seq;
+        count[f[14]]++;
+    }
+    for (unsigned i = 0; i < N_PORTS; i++) {
+        assert_int_equal(count[i], i == me ? 0 : N_FRAMES / (N_PORTS - 1));
+    }
+}
+
+static void all_to_all(unsigned n_workers)
+{
+    struct port *p[N_PORTS];
+    struct sender s[N_PORTS];
+    pthread_t th[N_PORTS];
+
+    up(n_workers);
+    for (unsigned i = 0; i < N_PORTS; i++) {
+        char arg[40];
+        snprintf(arg, sizeof(arg), "p%u=dummy,depth=100000", i);
+        p[i] = add(arg);
+    }
+    introduce(p, N_PORTS);
+    for (unsigned i = 0; i < N_PORTS; i++) {
+        s[i] = (struct sender){p, i};
+        assert_int_equal(pthread_create(&th[i], NULL, send_all, &s[i]), 0);
+    }
+    for (unsigned i = 0; i < N_PORTS; i++) {
+        pthread_join(th[i], NULL);
+    }
+    for (unsigned i = 0; i < N_PORTS; i++) {
+        wait_sent(p[i], N_FRAMES);
+        check_received(p[i], i);
+    }
+    struct worker_info w[8];
+    uint64_t frames = 0;
+    assert_int_equal(dp_workers(dp, w, 8), n_workers);
+    for (unsigned i = 0; i < n_workers; i++) {
+        assert_true(w[i].n_queues > 0);
+        frames += w[i].frames;
+    }
+    assert_int_equal(frames, N_PORTS * N_FRAMES + N_PORTS);
+    down();
+}
+
+static void test_one_worker(void **state)
+{
+    all_to_all(1);
+}
+
+static void test_three_workers(void **state)
+{
+    all_to_all(3);
+}
+
+/* ---- sleep -------------------------------------------------------------------------------- */
+
+static void wait_asleep(void)
+{
+    struct worker_info w;
+    time_t end = time(NULL) + LIMIT_S;
+
+    do {
+        assert_true(time(NULL) <= end);
+        nap();
+        dp_workers(dp, &w, 1);
+    } while (!w.asleep);
+}
+
+static void test_no_wakeup_is_missed(void **state)
+{
+    struct worker_info w;
+    uint8_t f[60];
+
+    up(1);
+    struct port *p[2] = {add("a=dummy"), add("b=dummy")};
+    introduce(p, 2);
+    for (unsigned i = 0; i < 2000; i++) {
+        if (i % 4 == 0) {
+            wait_asleep();
+        } else { /* hit the moment of falling asleep from all sides */
+            for (volatile unsigned k = 0; k < i * 40; k++) {
+            }
+        }
+        make(f, 1, 0, i);
+        dummy_inject(p[0], f, sizeof(f));
+        wait_sent(p[1], i % 1000 + 1);
+        if (i % 1000 == 999) {
+            dummy_clear(p[1]);
+        }
+    }
+    wait_asleep();
+    dp_workers(dp, &w, 1);
+    assert_true(w.sleeps >= 500);
+    down();
+}
+
+/* ---- ports come and go -------------------------------------------------------------------- */
+
+struct stream {
+    struct port *from;
+    uint32_t n;
+    bool stop;
+};
+
+static void *stream(void *arg)
+{
+    struct stream *s = arg;
+    uint8_t f[60];
+
+    while (!__atomic_load_n(&s->stop, __ATOMIC_RELAXED) && s->n < 50000) {
+        make(f, 1, 0, s->n++);
+        dummy_inject(s->from, f, sizeof(f));
+        if (s->n % 8 == 0) { /* floods that also reach the ports that come and go */
+            memset(f, 0xff, 6);
+            dummy_inject(s->from, f, sizeof(f));
+        }
+        if (s->n % 64 == 0) {
+            nap();
+        }
+    }
+    return NULL;
+}
+
+/* How many frames of the stream arrived: each, in its order. */
+static uint32_t count_stream(struct port *p)
+{
+    uint32_t next = 0, len, n = dummy_n_sent(p);
+
+    for (unsigned i = 0; i < n; i++) {
+        const uint8_t *f = dummy_sent(p, i, &len);
+        uint32_t seq;
+        memcpy(&seq, f + 16, sizeof(seq));
+        if (f[14] == 0 && f[5] == 1) {
+            assert_int_equal(seq, next);
+            next++;
+        }
+    }
+    return next;
+}
+
+static void test_ports_come_and_go(void **state)
+{
+    pthread_t th;
+    uint8_t f[60];
+
+    up(2);
+    struct port *p[2] = {add("a=dummy"), add("b=dummy,depth=200000")};
+    introduce(p, 2);
+    struct stream s = {.from = p[0]};
+    assert_int_equal(pthread_create(&th, NULL, stream, &s), 0);
+    for (unsigned i = 0; i < 150; i++) {
+        struct port *c = add(i % 2 ? "c=dummy" : "c=dummy,isolated=yes");
+        struct port *d = add("d=dummy,depth=100000");
+        for (unsigned k = 0; k < 20; k++) { /* they talk, too, up to the moment they go */
+            make(f, k % 3, 7, k);
+            dummy_inject(c, f, sizeof(f));
+            make(f, 7, 8, k);
+            dummy_inject(d, f, sizeof(f));
+        }
+        assert_int_equal(dp_port_set(dp, "d", "isolated", i % 2 ? "yes" : "no", &err), 0);
+        dp_tick(dp);
+        assert_int_equal(dp_port_del(dp, i % 2 ? "c" : "d", &err), 0);
+        assert_int_equal(dp_port_del(dp, i % 2 ? "d" : "c", &err), 0);
+    }
+    __atomic_store_n(&s.stop, true, __ATOMIC_RELAXED);
+    pthread_join(th, NULL);
+    time_t end = time(NULL) + LIMIT_S;
+    while (count_stream(p[1]) < s.n && time(NULL) <= end) {
+        nap();
+    }
+    assert_int_equal(count_stream(p[1]), s.n);
+    struct port_counters sum;
+    port_counters_sum(p[1], &sum);
+    for (unsigned i = 0; i < DROP_N; i++) {
+        assert_int_equal(sum.drop[i], 0);
+    }
+    down();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_one_worker),
+        cmocka_unit_test(test_three_workers),
+        cmocka_unit_test(test_no_wakeup_is_missed),
+        cmocka_unit_test(test_ports_come_and_go),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
