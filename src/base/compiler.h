@@ -48,6 +48,25 @@
 #define store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define fence_full() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
+/* ThreadSanitizer does not see orderings that are made in code it did not compile (liburcu): what
+ * came before HAPPENS_BEFORE(p) is seen by who comes after HAPPENS_AFTER(p). */
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define RW_TSAN
+#endif
+#elif defined(__SANITIZE_THREAD__)
+#define RW_TSAN
+#endif
+#ifdef RW_TSAN
+void __tsan_acquire(void *p);
+void __tsan_release(void *p);
+#define HAPPENS_BEFORE(p) __tsan_release(p)
+#define HAPPENS_AFTER(p) __tsan_acquire(p)
+#else
+#define HAPPENS_BEFORE(p) ((void)(p))
+#define HAPPENS_AFTER(p) ((void)(p))
+#endif
+
 static inline void cpu_relax(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

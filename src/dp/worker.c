@@ -49,6 +49,8 @@ struct worker {
     uint64_t mark_rounds, mark_busy;
 };
 
+static char rcu_round; /* stands for the ordering that liburcu makes, see HAPPENS_BEFORE */
+
 static void send_signals(struct worker *w)
 {
     evsignal_send(w->signal, w->ctx.signals, w->ctx.n_signals);
@@ -203,6 +205,7 @@ static void sleep_until_work(struct worker *w)
     account(w, before);
     int n = 0;
     if (!work) {
+        HAPPENS_BEFORE(&rcu_round);
         urcu_qsbr_thread_offline();
         n = epoll_wait(w->epfd, ev, MAX_EVENTS, timeout);
         urcu_qsbr_thread_online();
@@ -240,6 +243,7 @@ static void run(struct worker *w)
         } else {
             cpu_relax();
         }
+        HAPPENS_BEFORE(&rcu_round);
         urcu_qsbr_quiescent_state();
     }
 }
@@ -272,6 +276,7 @@ static void wake(struct worker *w)
 void worker_barrier(void)
 {
     urcu_qsbr_synchronize_rcu();
+    HAPPENS_AFTER(&rcu_round);
 }
 
 static struct queue_list *list_without(const struct queue_list *old, const struct rxq *q,
