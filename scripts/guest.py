@@ -15,6 +15,7 @@ WORKDIR/NAME.console, what QEMU says to WORKDIR/NAME.qemu.
 
 Every wait has a deadline and ends at once when QEMU is gone; SLOW stretches all of them.
 """
+import ctypes
 import itertools
 import json
 import os
@@ -33,6 +34,12 @@ MEMORY_MB = 256
 
 class GuestError(Exception):
     pass
+
+
+def die_with_parent():
+    """For Popen's preexec_fn: even a parent that is killed hard leaves nothing running."""
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def mac_of(n):
@@ -61,10 +68,11 @@ def virtio_net(ident='net0', mac=None, mtu=0, device='', rom=False):
 
 class Guest:
     def __init__(self, name, image, workdir, net, ip=None, mtu=0, accel='tcg', share=True,
-                 boot_kernel=True, user=None, extra=()):
+                 boot_kernel=True, who=None, extra=()):
         self.name, self.image, self.workdir = name, os.path.abspath(image), workdir
         self.net, self.ip, self.mtu, self.accel, self.share = list(net), ip, mtu, accel, share
-        self.boot_kernel, self.user, self.extra = boot_kernel, user, list(extra)
+        self.boot_kernel, self.extra = boot_kernel, list(extra)
+        self.who = who or {}  # Popen arguments that say as whom QEMU runs
         self.console = f'{workdir}/{name}.console'
         self.qemu_log = f'{workdir}/{name}.qemu'
         self.proc = self.agent = self.qmp_sock = None
@@ -96,12 +104,11 @@ class Guest:
         self.agent, agent_far = socket.socketpair()
         self.qmp_sock, qmp_far = socket.socketpair()
         self.inbox = self.qmp_inbox = b''
-        who = {'user': self.user, 'group': self.user, 'extra_groups': []} if self.user else {}
         with open(self.qemu_log, 'ab') as log:
             self.proc = subprocess.Popen(
                 self.command(agent_far.fileno(), qmp_far.fileno()), stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, pass_fds=(agent_far.fileno(), qmp_far.fileno()),
-                start_new_session=True, **who)
+                start_new_session=True, preexec_fn=die_with_parent, **self.who)
         agent_far.close()
         qmp_far.close()
         self.qmp('qmp_capabilities')
@@ -224,12 +231,14 @@ class Guest:
         self.qmp('cont')
 
 
-def kvm_boots(image, seconds=12):
+def kvm_boots(image, who=None, seconds=12):
     """Does this machine boot a stock kernel under KVM? That /dev/kvm opens proves nothing."""
     if not os.access('/dev/kvm', os.R_OK | os.W_OK):
         return False
     with tempfile.TemporaryDirectory(prefix='ringway-kvm.') as d:
-        g = Guest('probe', image, d, net=[], accel='kvm')
+        if who:
+            os.chown(d, who['user'], who['group'])
+        g = Guest('probe', image, d, net=[], accel='kvm', who=who)
         try:
             g.start()
             g.wait_ready(seconds / SLOW)
