@@ -123,6 +123,16 @@ class Netns:
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               timeout=timeout * vm.SLOW).stdout
 
+    def ping_ok(self, ip, count=3, size=56):
+        """The host pings ip, after the first answers have come; True if none of count is lost."""
+        until(lambda: ' 0 packets received' not in self.ping(ip, 1, size), f'{ip} answers')
+        return f' {count} packets received' in self.ping(ip, count, size)
+
+    def ping(self, ip, count, size):
+        # busybox's: iputils may not be there
+        return self.run('/bin/busybox', 'ping', '-c', str(count), '-W', '5', '-s', str(size), ip,
+                        check=False)
+
     def close(self):
         subprocess.run(['ip', 'netns', 'del', self.name], check=False)
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guests in other set-ups than a plain pair; each case draws its own."""
 import os
-import shutil
 import subprocess
 
 import lab
@@ -85,14 +84,11 @@ def test_host_to_guest_over_tap(bench):
     g = bench.guest('vm1', vm.vhost_user(sw.sock('vm1'), mac=vm.mac_of(1)), ip='10.0.0.1/24')
     g.start().wait_ready()
     vm.ping(g, '10.0.0.9')
-    out = ns.run('ping', '-c', '3', '-i', '0.2', '-W', '5', '10.0.0.1')
-    assert ' 3 received' in out or ' 3 packets received' in out, out
-    if shutil.which('nc') is None:
-        return
+    assert ns.ping_ok('10.0.0.1')
     sent = vm.make_data(g, 16)
     g.check('nc -l -p 5001 -e cat /tmp/out &')
     g.until('netstat -ltn | grep -q :5001')
-    got = ns.run('/bin/busybox', 'sh', '-c', 'nc 10.0.0.1 5001 </dev/null | md5sum', timeout=300)
+    got = ns.run('/bin/busybox', 'sh', '-c', 'sleep 600 | nc 10.0.0.1 5001 | md5sum', timeout=300)
     assert got.split()[0] == sent
 
 
@@ -123,8 +119,8 @@ def test_boot_rom_gets_an_address(bench):
     a.check(f"printf '{conf}' >/tmp/udhcpd.conf; : >/tmp/leases; udhcpd /tmp/udhcpd.conf")
     net = vm.vhost_user(sw.sock('rom'), mac=vm.mac_of(7), rom=True, device='bootindex=1')
     bench.guest('rom', net, boot_kernel=False).start()
-    a.until('dumpleases -f /tmp/leases | grep -qi 52:54:00:00:00:07', 120)
-    # ARP and ICMP are answered too, as long as the ROM runs; the lease proves both directions.
+    # An offer is listed too, for a minute; a lease that was asked for lasts days.
+    a.until('dumpleases -f /tmp/leases | grep -i 52:54:00:00:00:07 | grep -q day', 120)
     assert sw.port('rom')['rx']['frames'] >= 2
     assert sw.port('rom')['tx']['frames'] >= 2
 

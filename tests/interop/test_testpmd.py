@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DPDK's virtio-user, driven by testpmd, as a front-end that is not QEMU: no kicks, polled rings, its
+own order of messages. No root and no hugepages, except for the case with a tap."""
+import os
+import re
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+
+import lab
+import pytest
+from lab import vm
+
+MAC = ['02:00:00:00:00:0a', '02:00:00:00:00:0b']
+
+pytestmark = pytest.mark.skipif(not shutil.which('dpdk-testpmd'), reason='dpdk-dev is not installed')
+
+
+class Testpmd:
+    """testpmd with its command line on a pipe."""
+
+    def __init__(self, paths, mode, options='', peers=False):
+        self.dir = tempfile.mkdtemp(prefix='ringway-pmd.')
+        cpus = sorted(os.sched_getaffinity(0))
+        cores = f'{cpus[0]},{cpus[1 % len(cpus)]}' if len(cpus) > 1 else '0@0,1@0'
+        cmd = ['dpdk-testpmd', '-l' if len(cpus) > 1 else '--lcores', cores, '--no-huge', '-m', '256',
+               '--no-pci', '--in-memory', '--iova-mode=va', '--log-level=warning']
+        for n, path in enumerate(paths):
+            cmd += ['--vdev', f'net_virtio_user{n},path={path},mac={MAC[n]}{options}']
+        cmd += ['--', '-i', '--nb-cores=1', '--total-num-mbufs=4096', f'--forward-mode={mode}']
+        for n in range(len(paths)) if peers else ():
+            cmd.append(f'--eth-peer={n},{MAC[1 - n]}')
+        self.text = ''
+        self.proc = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                     stderr=subprocess.STDOUT, bufsize=0, cwd=self.dir,
+                                     preexec_fn=vm.die_with_parent,
+                                     env={**os.environ, 'XDG_RUNTIME_DIR': self.dir})
+
+    def expect(self, pattern, timeout=120):
+        """Read on until pattern appears; returns everything up to its end and forgets it."""
+        deadline = time.monotonic() + timeout * vm.SLOW
+        while True:
+            m = re.search(pattern, self.text)
+            if m:
+                head, self.text = self.text[:m.end()], self.text[m.end():]
+                return head
+            if select.select([self.proc.stdout], [], [], 1)[0]:
+                data = os.read(self.proc.stdout.fileno(), 65536)
+                assert data, f'testpmd ended, waiting for {pattern}:\n{self.text[-3000:]}'
+                self.text += data.decode(errors='replace')
+            assert time.monotonic() < deadline, f'testpmd: no {pattern} in:\n{self.text[-3000:]}'
+
+    def prompt(self):
+        return self.expect('testpmd> ')
+
+    def do(self, command):
+        self.proc.stdin.write(command.encode() + b'\n')
+        return self.prompt()
+
+    def received(self, port):
+        out = self.do(f'show port stats {port}')
+        return int(re.search(r'RX-packets: *(\d+)', out)[1])
+
+    def wait_traffic(self, *ports):
+        for port in ports:
+            before = self.received(port)
+            lab.until(lambda: self.received(port) > before + 100, f'testpmd port {port} receives')
+
+    def close(self):
+        self.proc.kill()
+        self.proc.wait()
+        self.proc.stdin.close()
+        self.proc.stdout.close()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+@pytest.fixture
+def things():
+    made = []
+    yield made
+    for thing in reversed(made):  # front-ends before the switch
+        thing.close()
+
+
+def make(things, thing):
+    things.append(thing)
+    return thing
+
+
+def test_traffic_start_stop(things):
+    """Frames go round: testpmd port 1 -> ringway -> testpmd port 0 -> testpmd port 1 ..."""
+    sw = make(things, lab.Switch('p0', 'p1')).start()
+    pmd = make(things, Testpmd([sw.sock('p0'), sw.sock('p1')], 'mac', peers=True))
+    pmd.prompt()
+    sw.wait_ready('p0', 'p1')
+    for _ in range(lab.rounds(3, 30)):
+        pmd.do('start tx_first')
+        pmd.wait_traffic(0, 1)
+        pmd.do('stop')
+        for n in (0, 1):
+            pmd.do(f'port stop {n}')
+        for n in (0, 1):
+            pmd.do(f'port start {n}')
+        sw.wait_ready('p0', 'p1')
+    assert sw.port('p0')['state']['last_error'] is None
+
+
+@pytest.mark.parametrize('rings', ['mrg_rxbuf=1,in_order=0', 'mrg_rxbuf=0,in_order=0',
+                                   'mrg_rxbuf=0,in_order=1', 'queue_size=64,vectorized=1'])
+def test_driver_variants(things, rings):
+    """virtio-user has a receive and transmit path of its own for each of these."""
+    sw = make(things, lab.Switch('p0', 'p1')).start()
+    pmd = make(things, Testpmd([sw.sock('p0'), sw.sock('p1')], 'mac', f',{rings}', peers=True))
+    pmd.prompt()
+    pmd.do('start tx_first')
+    pmd.wait_traffic(0, 1)
+
+
+def test_driver_listens_and_the_switch_comes_back(things):
+    """server=1: the driver listens and the switch dials; a killed switch finds its peers again."""
+    folder = tempfile.mkdtemp(prefix='ringway-pmd.')
+    paths = [f'{folder}/{n}.sock' for n in (0, 1)]
+    try:
+        sw = make(things, lab.Switch(*(f'p{n}=vhost-user,client={p}'
+                                       for n, p in enumerate(paths)))).start()
+        pmd = make(things, Testpmd(paths, 'mac', ',server=1', peers=True))
+        pmd.prompt()
+        sw.wait_ready('p0', 'p1')
+        pmd.do('start tx_first')
+        pmd.wait_traffic(0, 1)
+        for _ in range(lab.rounds(2, 20)):
+            sw.kill()
+            sw.start()
+            sw.wait_ready('p0', 'p1')
+            pmd.do('stop')
+            pmd.do('start tx_first')
+            pmd.wait_traffic(0, 1)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_killed_driver_leaves_no_trace(things):
+    sw = make(things, lab.Switch('p0', 'p1')).start()
+    for _ in range(lab.rounds(2, 20)):
+        pmd = Testpmd([sw.sock('p0'), sw.sock('p1')], 'mac', peers=True)
+        try:
+            pmd.prompt()
+            pmd.do('start tx_first')
+            pmd.wait_traffic(0, 1)
+        finally:
+            pmd.close()
+        sw.wait_down('p0')
+        sw.wait_down('p1')
+
+
+def test_host_pings_testpmd(things):
+    """namespace (10.0.0.9) --- tap --- ringway --- testpmd, which answers ARP and echo requests."""
+    if os.geteuid() != 0:
+        pytest.skip('needs root to make a namespace and a tap')
+    ns = make(things, lab.Netns('p'))
+    sw = make(things, lab.Switch('p0', f'host0=tap,netns={ns.name}')).start()
+    ns.run('ip', 'addr', 'add', '10.0.0.9/24', 'dev', 'host0')
+    ns.run('ip', 'link', 'set', 'host0', 'up')
+    pmd = make(things, Testpmd([sw.sock('p0')], 'icmpecho'))
+    pmd.prompt()
+    pmd.do('start')
+    sw.wait_ready('p0')
+    assert ns.ping_ok('10.0.0.1', size=1400)
