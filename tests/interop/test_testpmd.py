@@ -26,7 +26,7 @@ class Testpmd:
         cpus = sorted(os.sched_getaffinity(0))
         cores = f'{cpus[0]},{cpus[1 % len(cpus)]}' if len(cpus) > 1 else '0@0,1@0'
         cmd = ['dpdk-testpmd', '-l' if len(cpus) > 1 else '--lcores', cores, '--no-huge', '-m', '256',
-               '--no-pci', '--in-memory', '--iova-mode=va', '--log-level=warning']
+               '--no-pci', '--no-shconf', '--iova-mode=va', '--log-level=warning']
         for n, path in enumerate(paths):
             cmd += ['--vdev', f'net_virtio_user{n},path={path},mac={MAC[n]}{options}']
         cmd += ['--', '-i', '--nb-cores=1', '--total-num-mbufs=4096', f'--forward-mode={mode}']
