@@ -157,12 +157,3 @@ def test_printed_arguments_plug_in(bench):
     sw = bench.switch('vm1', 'vm2').start()
     text = sw.text()
     assert 'vhost-user' in text and sw.sock('vm1') in text, text
-
-
-def test_demo(workdir):
-    """The demo, as the user sees it."""
-    env = {**os.environ, 'RINGWAY': lab.RINGWAY, 'RINGWAY_GUEST': lab.image()}
-    p = subprocess.run([f'{lab.TOP}/scripts/demo', '--accel', 'tcg'], env=env, text=True,
-                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600 * vm.SLOW)
-    assert p.returncode == 0, p.stdout
-    assert 'everything arrived' in p.stdout
