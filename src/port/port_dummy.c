@@ -257,6 +257,7 @@ static uint32_t dummy_rx(struct rxq *q, struct batch *b, struct wctx *w)
             break; /* the rest of the pool is another frame's: next burst */
         }
         k->data = batch_snap(b, b->n) + VNET_HDR_LEN;
+        pkt_plain_header(k->data);
         copy_bytes(k->data, f->bytes, k->snap_len);
         list_push(&d->lent, list_pop(&d->in));
         bytes += f->len;

@@ -148,6 +148,8 @@ static uint32_t tap_rx(struct rxq *q, struct batch *b, struct wctx *w)
         } else if (!header_plain(&b->pkt[b->n])) {
             port_count_drop(&t->port, w, DROP_OFFLOAD, 1);
         } else {
+            /* The kernel leaves num_buffers 0, and Linux guests drop such frames. */
+            pkt_plain_header(b->pkt[b->n].data);
             bytes += (uint64_t)len;
             b->n++;
         }
@@ -198,7 +200,6 @@ static int write_frame(int fd, const struct pkt *k, struct iovec *iov)
     if (unlikely(k->n_spans >= TAP_IOV_MAX)) {
         return -EMSGSIZE; /* nobody sends a frame in a thousand pieces for a good reason */
     }
-    memset(k->data - VNET_HDR_LEN, 0, VNET_HDR_LEN);
     iov[0] = (struct iovec){k->data - VNET_HDR_LEN, VNET_HDR_LEN + (size_t)k->snap_len};
     for (unsigned i = 0; i < k->n_spans; i++) {
         iov[n++] = (struct iovec){GUEST_PTR(void, s[i].p), s[i].len};
