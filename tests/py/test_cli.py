@@ -621,3 +621,77 @@ def test_every_method_is_documented():
         documented = set(re.findall(r'^### `([a-z.]+) \{', f.read(), re.M))
     with open(f'{TOP}/src/ctl/methods.c') as f:
         assert documented == set(re.findall(r'^    \{"([a-z.]+)", PARAMS', f.read(), re.M))
+
+
+def complete(*words, path):
+    """What bash offers for the last word."""
+    script = (f'. {TOP}/data/ringway.bash; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _ringway; '
+              'echo "${COMPREPLY[@]}"')
+    r = subprocess.run(['bash', '-c', script, 'bash', 'ringway', *words], capture_output=True,
+                       text=True, timeout=TIMEOUT, env=path)
+    assert r.stderr == ''
+    return r.stdout.split()
+
+
+def test_bash_completion(switch):
+    env = environment(RINGWAY_RUNDIR=switch.rundir,
+                      PATH=f'{os.path.dirname(RINGWAY)}:{os.environ["PATH"]}')
+    words = set(re.findall(r'^  ([a-z]+) ', cli('--help').stdout, re.M))
+    assert set(complete('', path=env)) | {'bench', 'demo'} == words | {'bench', 'demo'}
+    assert complete('show', 'm', path=env) == ['macs']
+    assert complete('show', 'ports', '', path=env) == ['d1', 'd2', 'vm1']
+    assert complete('port', 'del', 'v', path=env) == ['vm1']
+    assert complete('show', 'bridges', '', path=env) == ['br0']
+    assert complete('run', '--log-level', 'd', path=env) == ['debug']
+
+
+def test_installed(dir):
+    """What `make install` puts somewhere is complete: a program of somebody else can use the
+    library with nothing but its pkg-config file."""
+    build = os.path.dirname(RINGWAY)
+    if not os.path.exists(f'{build}/build.ninja') or not shutil.which('meson'):
+        pytest.skip('not in a build directory, or no meson')
+    r = subprocess.run(['meson', 'install', '-C', build, '--no-rebuild', '--quiet'],
+                       capture_output=True, text=True, timeout=TIMEOUT,
+                       env=environment(DESTDIR=dir))
+    assert r.returncode == 0, r.stdout + r.stderr
+    files = {os.path.relpath(os.path.join(d, f), dir) for d, _, names in os.walk(dir) for f in names}
+
+    def installed(end):
+        found = [f for f in files if f.endswith(end)]
+        assert len(found) == 1, f'{end}: {found}'
+        return os.path.join(dir, found[0])
+    prefix = os.path.dirname(os.path.dirname(installed('/bin/ringway')))
+    installed('/man/man1/ringway.1')
+    with open(installed('/systemd/system/ringway.service')) as f:
+        assert f'ExecStart={prefix[len(dir):]}/bin/ringway run ' in f.read()
+    with open(f'{dir}/user.c', 'w') as f:
+        f.write('#include <event2/event.h>\n#include "dp/dp.h"\n#include "port/port.h"\n'
+                'int main(void)\n{\n'
+                '    struct dp *dp;\n    struct err e;\n'
+                '    struct dp_conf c = {.evbase = event_base_new(), .rundir = "/tmp",\n'
+                '                        .n_workers = 1};\n'
+                '    if (dp_create(&dp, &c, &e))\n        return 1;\n'
+                '    dp_destroy(dp);\n    event_base_free(c.evbase);\n    return 0;\n}\n')
+    pc = os.path.dirname(installed('/pkgconfig/ringway.pc'))
+    flags = subprocess.run(
+        ['pkg-config', '--define-variable=prefix=' + prefix, '--cflags', '--libs', 'ringway'],
+        capture_output=True, text=True, check=True, env=environment(PKG_CONFIG_PATH=pc)).stdout
+    r = subprocess.run(['cc', '-std=gnu11', '-Wall', '-Wextra', '-Werror',
+                        '-Wno-unused-parameter', '-o', f'{dir}/user', f'{dir}/user.c',
+                        *flags.split()], capture_output=True, text=True, timeout=TIMEOUT)
+    assert r.returncode == 0, flags + r.stderr
+    assert subprocess.run([f'{dir}/user'], timeout=TIMEOUT).returncode == 0
+
+
+def test_two_workers(dir):
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    if len(cpus) < 2:
+        pytest.skip('one CPU')
+    list_ = ','.join(map(str, cpus))
+    s = Switch(dir, '--workers', list_, 'd1=dummy', 'd2=dummy')
+    assert [w['cpu'] for w in s.json('show', 'workers')['workers']] == cpus
+    assert sorted(q for w in s.json('show', 'workers')['workers'] for q in w['queues']) == [
+        'd1/0', 'd2/0']
+    assert s.json('show', 'config')['workers'] == list_
+    assert s.end() == 0
