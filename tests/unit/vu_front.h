@@ -331,7 +331,7 @@ static inline void raw_send(struct front *f, const void *buf, size_t len, const 
     union {
         struct cmsghdr align;
         char room[CMSG_SPACE(253 * sizeof(int))];
-    } control;
+    } control = {0};
     struct iovec iov = {.iov_base = (void *)(uintptr_t)buf, .iov_len = len};
     struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
 
