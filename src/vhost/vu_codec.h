@@ -73,12 +73,12 @@ enum vu_answer {
     X(6, SET_LOG_BASE)                                                                             \
     X(7, SET_LOG_FD)                                                                               \
     X(21, SET_BACKEND_REQ_FD)                                                                      \
-    X(22, IOTLB_MSG) X(23, SET_VRING_ENDIAN) X(24, GET_CONFIG) X(25, SET_CONFIG)                   \
-        X(26, CREATE_CRYPTO_SESSION) X(27, CLOSE_CRYPTO_SESSION) X(28, POSTCOPY_ADVISE)            \
-            X(29, POSTCOPY_LISTEN) X(30, POSTCOPY_END) X(31, GET_INFLIGHT_FD)                      \
-                X(32, SET_INFLIGHT_FD) X(33, GPU_SET_SOCKET) X(35, VRING_KICK)                     \
-                    X(41, GET_SHARED_OBJECT) X(42, SET_DEVICE_STATE_FD) X(43, CHECK_DEVICE_STATE)  \
-                        X(44, GET_SHMEM_CONFIG)
+    X(22, IOTLB_MSG)                                                                               \
+    X(23, SET_VRING_ENDIAN) X(24, GET_CONFIG) X(25, SET_CONFIG) X(26, CREATE_CRYPTO_SESSION)       \
+        X(27, CLOSE_CRYPTO_SESSION) X(28, POSTCOPY_ADVISE) X(29, POSTCOPY_LISTEN)                  \
+            X(30, POSTCOPY_END) X(31, GET_INFLIGHT_FD) X(32, SET_INFLIGHT_FD)                      \
+                X(33, GPU_SET_SOCKET) X(35, VRING_KICK) X(41, GET_SHARED_OBJECT)                   \
+                    X(42, SET_DEVICE_STATE_FD) X(43, CHECK_DEVICE_STATE) X(44, GET_SHMEM_CONFIG)
 
 enum vu_request {
 #define VU_ENUM(number, name, ...) VU_##name = number,

@@ -99,8 +99,9 @@ void vu_ring_stop(struct vu_dev *d, unsigned idx);
 void vu_ring_touch(struct vu_dev *d, unsigned idx);
 /* Start it if it is complete. 0: runs or waits. Negative: complete, but it cannot run. */
 int vu_ring_try(struct vu_dev *d, unsigned idx, struct err *e);
-/* The same for all rings; reports the first failure. */
-int vu_ring_try_all(struct vu_dev *d, struct err *e);
+/* The same for all rings, after a message that was about none of them and has been carried out: a
+ * ring that cannot run now is not its failure. */
+void vu_ring_try_all(struct vu_dev *d);
 void vu_ring_stop_all(struct vu_dev *d);
 bool vu_ring_any_running(const struct vu_dev *d);
 /* Stop and forget its setup, except for enable, base and the err eventfd. */

@@ -58,7 +58,8 @@ static int on_SET_FEATURES(struct vu_dev *d, struct vu_msg *m, struct err *e)
     }
     d->features = f;
     d->features_set = true;
-    return vu_ring_try_all(d, e) ? NOT_DONE : 0;
+    vu_ring_try_all(d);
+    return 0;
 }
 
 static int on_GET_PROTOCOL_FEATURES(struct vu_dev *d, struct vu_msg *m, struct err *e)
@@ -128,7 +129,8 @@ static int on_SET_MEM_TABLE(struct vu_dev *d, struct vu_msg *m, struct err *e)
     vu_ring_stop_all(d); /* no worker holds the old table after this */
     d->mem = mem;
     gmem_free(old);
-    return vu_ring_try_all(d, e) ? NOT_DONE : 0;
+    vu_ring_try_all(d);
+    return 0;
 }
 
 /* Running rings go on with another table in which nothing they use has moved. */
@@ -164,7 +166,8 @@ static int on_ADD_MEM_REG(struct vu_dev *d, struct vu_msg *m, struct err *e)
         return rc;
     }
     swap_mem(d, mem);
-    return vu_ring_try_all(d, e) ? NOT_DONE : 0;
+    vu_ring_try_all(d);
+    return 0;
 }
 
 static int on_REM_MEM_REG(struct vu_dev *d, struct vu_msg *m, struct err *e)
@@ -347,7 +350,14 @@ static int on_SET_VRING_ERR(struct vu_dev *d, struct vu_msg *m, struct err *e)
 
 static int on_SEND_RARP(struct vu_dev *d, struct vu_msg *m, struct err *e)
 {
-    d->ops->rarp(d->ctx, m->p.bytes); /* the six bytes of the address in their order */
+    const uint8_t *mac = m->p.bytes; /* the six bytes of the address in their order */
+
+    if (mac[0] & 1 || !(mac[0] | mac[1] | mac[2] | mac[3] | mac[4] | mac[5])) {
+        err_set(e, -EINVAL, "SEND_RARP carries %02x:%02x:%02x:%02x:%02x:%02x, which is no station",
+                mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
+        return NOT_DONE;
+    }
+    d->ops->rarp(d->ctx, mac);
     return 0;
 }
 
@@ -424,8 +434,12 @@ int vu_dev_message(struct vu_dev *d, struct vu_msg *m, struct err *e)
     log_debug("%s: %s (%u), %u bytes, %u fds%s", d->name, m->desc->name, m->h.request, m->h.size,
               m->n_fds, m->h.flags & VU_FLAG_NEED_REPLY ? ", wants an answer" : "");
     if (!m->desc->spoken) {
-        log_info("%s: %s (%u) is not spoken here and was ignored", d->name, m->desc->name,
-                 m->h.request);
+        static struct log_limit limit;
+
+        if (log_limit_ok(&limit, 10)) {
+            log_info("%s: %s (%u) is not spoken here and was ignored", d->name, m->desc->name,
+                     m->h.request);
+        }
         return acknowledge(d, m, false, e);
     }
     int rc = handlers[m->h.request](d, m, e);

@@ -114,6 +114,7 @@ static int lay_out(const struct vu_dev *d, unsigned idx, struct vu_ring_conf *c,
 /* The index to start at. Both guest words are read once. */
 static int find_start(const struct vu_dev *d, unsigned idx, struct vu_ring_conf *c, struct err *e)
 {
+    static struct log_limit limit;
     uint16_t used = read_once(&((struct vring_used *)c->used)->idx);
     uint16_t avail = read_once(&((struct vring_avail *)c->avail)->idx);
     uint16_t base = d->ring[idx]->base;
@@ -127,7 +128,7 @@ static int find_start(const struct vu_dev *d, unsigned idx, struct vu_ring_conf 
                        "its size %u apart",
                        idx, avail, used, c->num);
     }
-    if (used != base) {
+    if (used != base && log_limit_ok(&limit, 10)) {
         log_info("%s: ring %u starts at its used index %u, the front-end said %u (available: %u)",
                  d->name, idx, used, base, avail);
     }
@@ -183,20 +184,17 @@ int vu_ring_try(struct vu_dev *d, unsigned idx, struct err *e)
     return rc;
 }
 
-int vu_ring_try_all(struct vu_dev *d, struct err *e)
+void vu_ring_try_all(struct vu_dev *d)
 {
-    int first = 0;
-
     for (unsigned i = 0; i < d->n_rings; i++) {
-        struct err one;
-        int rc = d->ring[i] ? vu_ring_try(d, i, &one) : 0;
+        struct vu_ring *r = d->ring[i];
+        struct err e;
+        bool failed = r && r->failed;
 
-        if (rc && !first) {
-            first = rc;
-            *e = one;
+        if (r && vu_ring_try(d, i, &e) && !failed) {
+            vu_dev_refused(d, &e);
         }
     }
-    return first;
 }
 
 void vu_ring_stop(struct vu_dev *d, unsigned idx)

@@ -524,9 +524,11 @@ static void memory_table_while_rings_run(void **state)
 
     /* without the memory of the rings they stop, and come back with it */
     say_table(&F, NEED_REPLY, &high, 1);
-    assert_int_equal(reply(&F, VU_SET_MEM_TABLE), 1);
+    assert_int_equal(reply(&F, VU_SET_MEM_TABLE), 0); /* the table itself is in force */
     assert_log("stop 0;stop 1;");
     assert_int_equal(info(&F).n_regions, 1);
+    assert_int_equal(info(&F).n_refused, 2);
+    assert_true(ring_info(&F, 0).broken && ring_info(&F, 1).broken);
     say_memory(&F, NEED_REPLY);
     assert_int_equal(reply(&F, VU_SET_MEM_TABLE), 0);
     assert_log("start 0 @10;start 1 @10;");
@@ -584,8 +586,14 @@ static void memory_slots(void **state)
     say_ring(&F, 0, 0);
     say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
     say_region(&F, VU_ADD_MEM_REG, NEED_REPLY, 0x10000, 0x10000, 1); /* not the ring's */
-    assert_int_equal(reply(&F, VU_ADD_MEM_REG), 1);                  /* the ring says so */
+    assert_int_equal(reply(&F, VU_ADD_MEM_REG), 0);
     assert_log("");
+    assert_int_equal(info(&F).n_refused, 1); /* the ring has addresses outside, so far */
+    say_region(&F, VU_ADD_MEM_REG, NEED_REPLY, 0x38000, 0x8000, 1);
+    assert_int_equal(reply(&F, VU_ADD_MEM_REG), 0);
+    say_region(&F, VU_REM_MEM_REG, NEED_REPLY, 0x38000, 0x8000, 0);
+    assert_int_equal(reply(&F, VU_REM_MEM_REG), 0);
+    assert_int_equal(info(&F).n_refused, 1); /* told once */
     say_region(&F, VU_ADD_MEM_REG, NEED_REPLY, 0, 0x10000, 1);
     assert_int_equal(reply(&F, VU_ADD_MEM_REG), 0);
     assert_log("start 0 @0;");
@@ -835,6 +843,11 @@ static void rarp(void **state)
 
     send_msg(&F, VU_SEND_RARP, PLAIN, mac, 8, NULL, 0);
     assert_log("rarp 52:54:00:01:02:03;");
+    say_u64(&F, VU_SEND_RARP, NEED_REPLY, 0);
+    assert_int_equal(reply(&F, VU_SEND_RARP), 1);
+    say_u64(&F, VU_SEND_RARP, PLAIN, 0x0100005e0001ull | 1); /* a group: told, not fatal */
+    assert_log("");
+    assert_true(F.own.up);
 }
 
 static void base_has_16_bits(void **state)
