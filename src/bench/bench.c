@@ -42,6 +42,7 @@ static const char usage[] =
     "  --pairs N              port pairs (1)\n"
     "  --both                 both ways\n"
     "  --macs N               source addresses per pair, in rotation if more than 2 (2)\n"
+    "  --rotate               write addresses and sequence numbers into each frame\n"
     "  --guest plain|linux    linux: mergeable 1.5 KiB buffers, event index (plain)\n"
     "  --verify               check content and order of every frame\n"
     "what\n"
@@ -88,6 +89,7 @@ enum opt {
     OPT_PAIRS,
     OPT_BOTH,
     OPT_MACS,
+    OPT_ROTATE,
     OPT_GUEST,
     OPT_VERIFY,
     OPT_LATENCY,
@@ -104,29 +106,19 @@ enum opt {
     OPT_HELP
 };
 
-static const struct option long_opts[] = {{"compare", 1, NULL, OPT_COMPARE},
-                                          {"sockets", 1, NULL, OPT_SOCKETS},
-                                          {"listen", 0, NULL, OPT_LISTEN},
-                                          {"frame", 1, NULL, OPT_FRAME},
-                                          {"ring", 1, NULL, OPT_RING},
-                                          {"pairs", 1, NULL, OPT_PAIRS},
-                                          {"both", 0, NULL, OPT_BOTH},
-                                          {"macs", 1, NULL, OPT_MACS},
-                                          {"guest", 1, NULL, OPT_GUEST},
-                                          {"verify", 0, NULL, OPT_VERIFY},
-                                          {"latency", 2, NULL, OPT_LATENCY},
-                                          {"sleep-latency", 0, NULL, OPT_SLEEP},
-                                          {"suite", 2, NULL, OPT_SUITE},
-                                          {"list", 0, NULL, OPT_LIST},
-                                          {"in-process", 1, NULL, OPT_INPROC},
-                                          {"rounds", 1, NULL, OPT_ROUNDS},
-                                          {"duration", 1, NULL, OPT_DURATION},
-                                          {"gen-cpu", 1, NULL, OPT_GEN_CPU},
-                                          {"switch-cpu", 1, NULL, OPT_SWITCH_CPU},
-                                          {"idle-seconds", 1, NULL, OPT_IDLE},
-                                          {"json", 2, NULL, OPT_JSON},
-                                          {"help", 0, NULL, OPT_HELP},
-                                          {NULL, 0, NULL, 0}};
+static const struct option long_opts[] = {
+    {"compare", 1, NULL, OPT_COMPARE},     {"sockets", 1, NULL, OPT_SOCKETS},
+    {"listen", 0, NULL, OPT_LISTEN},       {"frame", 1, NULL, OPT_FRAME},
+    {"ring", 1, NULL, OPT_RING},           {"pairs", 1, NULL, OPT_PAIRS},
+    {"both", 0, NULL, OPT_BOTH},           {"macs", 1, NULL, OPT_MACS},
+    {"rotate", 0, NULL, OPT_ROTATE},       {"guest", 1, NULL, OPT_GUEST},
+    {"verify", 0, NULL, OPT_VERIFY},       {"latency", 2, NULL, OPT_LATENCY},
+    {"sleep-latency", 0, NULL, OPT_SLEEP}, {"suite", 2, NULL, OPT_SUITE},
+    {"list", 0, NULL, OPT_LIST},           {"in-process", 1, NULL, OPT_INPROC},
+    {"rounds", 1, NULL, OPT_ROUNDS},       {"duration", 1, NULL, OPT_DURATION},
+    {"gen-cpu", 1, NULL, OPT_GEN_CPU},     {"switch-cpu", 1, NULL, OPT_SWITCH_CPU},
+    {"idle-seconds", 1, NULL, OPT_IDLE},   {"json", 2, NULL, OPT_JSON},
+    {"help", 0, NULL, OPT_HELP},           {NULL, 0, NULL, 0}};
 
 /* Options that are a number within limits. */
 static const struct num_opt {
@@ -218,6 +210,9 @@ static int take_option(struct cmd *c, int opt, char *arg)
         return -1;
     case OPT_BOTH:
         c->def.both = true;
+        return -1;
+    case OPT_ROTATE:
+        c->def.rotate = true;
         return -1;
     case OPT_VERIFY:
         c->def.verify = true;

@@ -153,6 +153,7 @@ void report_rate(struct report *r, const struct report_rate *x)
 {
     const struct gen_rate *s = &x->sum;
     double mpps = series_median(x->mpps), tx = (double)MAX(s->tx_frames, 1u);
+    bool wrong_order = s->bad_order > s->lost; /* a lost frame is one jump at most */
     json_t *o = subject(r, x->label);
 
     json_object_set_new(o, "mpps", series_json(x->mpps));
@@ -166,9 +167,11 @@ void report_rate(struct report *r, const struct report_rate *x)
         printf("  %-28s %8.2f Mpps (%.2f-%.2f)  %7.1f Gbit/s  lost %.3f %%%s\n", x->label, mpps,
                series_min(x->mpps), series_max(x->mpps), mpps * x->frame * 8 / 1000,
                100.0 * (double)s->lost / tx,
-               s->bad_content || s->bad_order ? "  CONTENT OR ORDER WRONG" : "");
+               s->bad_content ? "  CONTENT WRONG"
+               : wrong_order  ? "  ORDER WRONG"
+                              : "");
     }
-    if (s->bad_content) {
+    if (s->bad_content || wrong_order) {
         r->n_failed++;
     }
 }
