@@ -11,9 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#ifdef HAVE_BENCH
 #include "bench/bench.h"
-#endif
 #include "ctl/banner.h"
 #include "ctl/cli.h"
 #include "ctl/ctl.h"
@@ -163,9 +161,7 @@ static const struct cli_word commands[] = {
     {"stop", "", "stop it", cmd_stop},
     {"check", "-c FILE", "check a configuration file", cmd_check},
     {"demo", "", "two virtual machines talk through a switch", cmd_demo},
-#ifdef HAVE_BENCH
     {"bench", "", "measure the switch, and others", bench_main},
-#endif
     {"help", "[COMMAND]", "this list, or the help of a command", cmd_help},
     {"version", "", "print the version", cmd_version},
     {NULL, NULL, NULL, NULL},
