@@ -150,6 +150,10 @@ static void put_intro(FILE *f, bool libvirt, struct qemu_version qemu)
         fputs("No qemu-system-x86_64 was found in PATH: these lines are for QEMU 9.2 and later; "
               "for an older one write reconnect=1 instead of reconnect-ms=1000.\n",
               f);
+    } else if (qemu.major == 7) {
+        fputs("Without -accel kvm add ,vectors=0 to each -device: QEMU 7.2 crashes under TCG when a "
+              "guest starts a vhost-user card that has MSI-X.\n",
+              f);
     }
 }
 

@@ -340,6 +340,13 @@ bool vu_rings_watch(struct vu_dev *d)
 {
     bool again = false;
 
+    /* What the guest wrote to one ring speaks for all: an idle guest fills its receive ring and
+     * leaves the other untouched, and QEMU kicks both when they start. */
+    for (unsigned i = 0; i < d->n_rings; i++) {
+        if (d->ring[i] && d->ring[i]->running && !untouched(d, d->ring[i])) {
+            return false;
+        }
+    }
     for (unsigned i = 0; i < d->n_rings && !d->told_unshared; i++) {
         again |= look_at(d, i);
     }

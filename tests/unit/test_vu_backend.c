@@ -1258,6 +1258,23 @@ static void used_memory_is_not(void **state)
     close(kick);
 }
 
+/* QEMU kicks every ring when it starts; a guest that has nothing to send fills its receive ring only. */
+static void idle_guest_is_not_accused(void **state)
+{
+    uint64_t idx = 1, one = 1;
+    int kick = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+
+    watch_ms = 20;
+    say_all(&F);
+    avail_of(&F, 0)->idx = 3;
+    send_msg(&F, VU_SET_VRING_KICK, PLAIN, &idx, 8, &kick, 1);
+    pump(&F);
+    assert_int_equal(write(kick, &one, 8), 8);
+    WAIT_FOR(&F, !event_pending(F.dev->watch, EV_TIMEOUT, NULL));
+    assert_int_equal(info(&F).n_refused, 0);
+    close(kick);
+}
+
 /* --- sockets -----------------------------------------------------------------------------------
  */
 
@@ -1589,6 +1606,7 @@ int main(void)
         T(unshared_memory_is_named),
         T(private_memory_is_named),
         T(used_memory_is_not),
+        T(idle_guest_is_not_accused),
         T(second_front_end),
         T(quick_successor),
         T(socket_in_use),
