@@ -49,8 +49,9 @@ static void on_sigbus(int sig, siginfo_t *info, void *uc)
 {
     int saved = errno;
     uintptr_t a = (uintptr_t)info->si_addr;
-    /* Sent by a process, not raised by an access: si_addr means nothing. */
-    uint32_t top = info->si_code > 0 ? load_acquire(&slots_top) : 0;
+    /* Sent by a process: si_addr means nothing. A misaligned access: zero pages do not help. */
+    bool missing = info->si_code > 0 && info->si_code != BUS_ADRALN;
+    uint32_t top = missing ? load_acquire(&slots_top) : 0;
 
     (void)uc;
     for (uint32_t i = 0; i < top; i++) {

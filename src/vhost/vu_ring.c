@@ -67,16 +67,19 @@ const char *vu_ring_why(const struct vu_dev *d, const struct vu_ring *r)
 static int translate(const struct vu_dev *d, unsigned idx, const char *part, uint64_t uva,
                      uint64_t bytes, unsigned align, void **out, struct err *e)
 {
-    if (uva % align) {
-        return err_set(e, -EINVAL, "ring %u: its %s at 0x%llx is not aligned to %u bytes", idx,
-                       part, (unsigned long long)uva, align);
-    }
     *out = gmem_uva_range(d->mem, (uva_t){uva}, bytes);
     if (!*out) {
         return err_set(e, -EFAULT,
                        "ring %u: its %s (%llu bytes at 0x%llx) is not inside one of the %u memory "
                        "regions that the front-end shared; " VU_SHARE_REMEDY,
                        idx, part, (unsigned long long)bytes, (unsigned long long)uva, d->mem->n);
+    }
+    /* Both the address that the guest sees and ours: an odd offset of the region in its file makes
+     * them differ, and an atomic access to a misaligned word is a fault on some machines. */
+    if (uva % align || (uintptr_t)*out % align) {
+        return err_set(e, -EINVAL, "ring %u: its %s at 0x%llx is not aligned to %u bytes%s", idx,
+                       part, (unsigned long long)uva, align,
+                       uva % align ? "" : " in the memory file");
     }
     return 0;
 }
