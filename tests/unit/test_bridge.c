@@ -295,6 +295,30 @@ static void test_order(void **state)
     assert_true(dummy_n_sent(b) > 700 && dummy_n_sent(c) > 700);
 }
 
+/* A port that has work for ever gets its share per round, and not more. */
+static void test_flood_starves_nobody(void **state)
+{
+    struct port *evil = add("evil=dummy"), *b = add("b=dummy"), *c = add("c=dummy");
+    uint8_t f[60];
+
+    say(c, BROADCAST, station(3));
+    took(evil), took(b);
+    fill(f, station(3), station(1), sizeof(f));
+    for (unsigned i = 0; i < 10000; i++) {
+        dummy_inject(evil, f, sizeof(f));
+    }
+    fill(f, station(3), station(2), sizeof(f));
+    for (unsigned i = 0; i < 10; i++) {
+        dummy_inject(b, f, sizeof(f));
+    }
+    assert_true(dp_run_once(dp) < 1000);
+    assert_int_equal(dummy_n_pending(b), 0); /* all of b's in the first round */
+    assert_true(dummy_n_pending(evil) > 9000);
+    dummy_clear(c);
+    run();
+    assert_int_equal(dummy_n_pending(evil), 0);
+}
+
 /* ---- the MAC table's life ----------------------------------------------------------------- */
 
 static void test_station_moves(void **state)
@@ -739,6 +763,7 @@ int main(void)
         TEST(test_frames_in_pieces),
         TEST(test_copied_bytes),
         TEST(test_order),
+        TEST(test_flood_starves_nobody),
         TEST(test_station_moves),
         TEST(test_ageing),
         TEST(test_traffic_keeps_an_address),

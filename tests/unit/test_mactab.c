@@ -489,9 +489,8 @@ static void check_entry(void *arg, const struct mac_entry *e)
     c->hits++;
 }
 
-static void test_concurrent(void **state)
+static void readers_and_writers(struct mactab *t)
 {
-    struct mactab *t = mactab_create(600);
     struct crew crew[5];
     pthread_t th[4];
 
@@ -526,6 +525,28 @@ static void test_concurrent(void **state)
     assert_int_equal(crew[4].hits, mactab_total(t));
     assert_int_equal(sum, mactab_total(t));
     assert_true(crew[1].hits + crew[3].hits > 0);
+}
+
+static void test_concurrent(void **state)
+{
+    struct mactab *t = mactab_create(600);
+
+    readers_and_writers(t);
+    mactab_destroy(t);
+}
+
+/* So few buckets that entries have to move to their second one all the time. */
+static void test_concurrent_crowded(void **state)
+{
+    struct mactab *t = mactab_create(600);
+    uint32_t mask = t->mask;
+
+    t->mask = C_KEYS / BUCKET_SLOTS; /* 127: 640 slots for 512 keys */
+    while (t->mask & (t->mask + 1)) {
+        t->mask |= t->mask >> 1;
+    }
+    readers_and_writers(t);
+    t->mask = mask;
     mactab_destroy(t);
 }
 
@@ -543,6 +564,7 @@ int main(void)
         cmocka_unit_test(test_flush_selects),
         cmocka_unit_test(test_against_model),
         cmocka_unit_test(test_concurrent),
+        cmocka_unit_test(test_concurrent_crowded),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
