@@ -89,7 +89,7 @@ static void put_value(FILE *f, const json_t *v)
 {
     switch (json_typeof(v)) {
     case JSON_STRING:
-        fputs(json_string_value(v), f);
+        fputs(*json_string_value(v) ? json_string_value(v) : "-", f);
         break;
     case JSON_INTEGER:
         fprintf(f, "%" JSON_INTEGER_FORMAT, json_integer_value(v));

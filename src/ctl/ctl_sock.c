@@ -25,13 +25,14 @@
 
 #define CLIENTS_MAX       64
 #define IDLE_S            120 /* a connection that says nothing */
-#define UNFINISHED_S      10  /* a request without its newline, an answer that nobody reads */
+#define UNFINISHED_S      10  /* a request from its first byte on, an answer that nobody reads */
 #define REQUESTS_PER_TURN 8   /* then other connections have their turn */
 
 struct client {
     struct ctl_sock *sock;
     struct bufferevent *bev;
     struct event *again; /* more complete requests wait than one turn handles */
+    struct event *late;  /* the deadline of a request that has begun */
     struct client *next, **prev;
     bool closing;  /* close when the last answer has gone out */
     bool stopping; /* the same, and then end the event loop */
@@ -55,17 +56,21 @@ static void client_free(struct client *cl)
     }
     cl->sock->n_clients--;
     event_free(cl->again);
+    event_free(cl->late);
     bufferevent_free(cl->bev);
     free(cl);
 }
 
+/* Bytes that trickle in do not move the deadline of their request. */
 static void set_deadline(struct client *cl)
 {
-    bool unfinished = evbuffer_get_length(bufferevent_get_input(cl->bev)) > 0;
-    struct timeval rd = {unfinished ? UNFINISHED_S : IDLE_S, 0};
-    struct timeval wr = {UNFINISHED_S, 0};
+    const struct timeval left = {UNFINISHED_S, 0};
 
-    bufferevent_set_timeouts(cl->bev, &rd, &wr);
+    if (evbuffer_get_length(bufferevent_get_input(cl->bev)) == 0) {
+        event_del(cl->late);
+    } else if (!event_pending(cl->late, EV_TIMEOUT, NULL)) {
+        event_add(cl->late, &left);
+    }
 }
 
 static void answer(struct client *cl, const char *text)
@@ -135,6 +140,7 @@ static void serve(struct client *cl)
         if (!line) {
             break;
         }
+        event_del(cl->late);
         handle_line(cl, line, len);
         free(line);
     }
@@ -154,6 +160,11 @@ static void on_read(struct bufferevent *bev, void *arg)
 static void on_again(evutil_socket_t fd, short what, void *arg)
 {
     serve(arg);
+}
+
+static void on_late(evutil_socket_t fd, short what, void *arg)
+{
+    client_free(arg);
 }
 
 static void on_written(struct bufferevent *bev, void *arg)
@@ -184,21 +195,25 @@ static void on_event(struct bufferevent *bev, short what, void *arg)
 
 static bool client_create(struct ctl_sock *s, int fd)
 {
+    const struct timeval idle = {IDLE_S, 0}, unread = {UNFINISHED_S, 0};
     struct client *cl = calloc(1, sizeof(*cl));
 
     if (!cl) {
         return false;
     }
     cl->sock = s;
-    cl->bev = bufferevent_socket_new(s->base, fd, BEV_OPT_CLOSE_ON_FREE);
+    cl->bev = bufferevent_socket_new(s->base, -1, BEV_OPT_CLOSE_ON_FREE);
     cl->again = event_new(s->base, -1, 0, on_again, cl);
-    if (!cl->bev || !cl->again) {
+    cl->late = event_new(s->base, -1, 0, on_late, cl);
+    if (!cl->bev || !cl->again || !cl->late || bufferevent_setfd(cl->bev, fd)) {
         if (cl->bev) {
-            bufferevent_setfd(cl->bev, -1);
             bufferevent_free(cl->bev);
         }
         if (cl->again) {
             event_free(cl->again);
+        }
+        if (cl->late) {
+            event_free(cl->late);
         }
         free(cl);
         return false;
@@ -213,7 +228,7 @@ static bool client_create(struct ctl_sock *s, int fd)
     bufferevent_setcb(cl->bev, on_read, on_written, on_event, cl);
     /* Room for one request that is too long, so that it can be told. */
     bufferevent_setwatermark(cl->bev, EV_READ, 0, CTL_LINE_MAX + 1);
-    set_deadline(cl);
+    bufferevent_set_timeouts(cl->bev, &idle, &unread);
     bufferevent_enable(cl->bev, EV_READ | EV_WRITE);
     return true;
 }

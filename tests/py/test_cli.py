@@ -566,6 +566,24 @@ def test_socket_client_that_does_not_read(switch):
         assert switch.rpc('version')['result']['pid'] == switch.proc.pid
 
 
+def test_socket_request_that_trickles_in(switch):
+    """Its deadline is 10 s from the first byte, however it is fed."""
+    with switch.connect() as s:
+        s.settimeout(0.2)
+        start = time.monotonic()
+        gone = False
+        while not gone and time.monotonic() < start + TIMEOUT:
+            try:
+                s.send(b' ')
+                gone = s.recv(100) == b''
+            except socket.timeout:
+                pass
+            except (BrokenPipeError, ConnectionResetError):
+                gone = True
+        assert gone and time.monotonic() - start > 9
+    assert switch.rpc('version')['result']['pid'] == switch.proc.pid
+
+
 def test_socket_too_many_clients(switch):
     with contextlib.ExitStack() as stack:
         socks = [stack.enter_context(switch.connect()) for _ in range(80)]
