@@ -426,16 +426,12 @@ uint8_t GUEST *gmem_span_slow(const struct gmem *m, uint32_t *hint, gpa_t a, uin
     return NULL;
 }
 
-uint8_t GUEST *gmem_move_window(const struct gmem *m, struct gmem_window *w, uint32_t *hint,
-                                gpa_t a, uint32_t len)
+struct gmem_window gmem_window_at(const struct gmem *m, uint32_t *hint, gpa_t a)
 {
-    uint32_t n = len;
+    uint32_t one = 1;
 
-    if (!gmem_span_slow(m, hint, a, &n)) {
-        return NULL;
-    }
-    *w = gmem_window(m, *hint);
-    return gmem_in_window(*w, a, len);
+    return gmem_span_slow(m, hint, a, &one) ? gmem_window(m, *hint)
+                                            : (struct gmem_window){0, 0, NULL};
 }
 
 void *gmem_gpa_range(const struct gmem *m, gpa_t a, uint64_t len)

@@ -147,9 +147,17 @@ static ALWAYS_INLINE uint8_t GUEST *gmem_in_window(struct gmem_window w, gpa_t a
     return likely(off < w.size && len <= w.size - off) ? w.va + off : NULL;
 }
 
-/* The same after moving window and hint to the region that holds a; NULL if it crosses a border. */
-uint8_t GUEST *gmem_move_window(const struct gmem *m, struct gmem_window *w, uint32_t *hint,
-                                gpa_t a, uint32_t len);
+/* Does p lie in the window, with n bytes from there on? */
+static ALWAYS_INLINE bool gmem_window_has(struct gmem_window w, const uint8_t GUEST *p, uint32_t n)
+{
+    uint64_t off = (uint64_t)(p - w.va);
+
+    return off < w.size && n <= w.size - off;
+}
+
+/* The window on the region that holds a; *hint remembers it. Empty if there is none. By value, so
+ * that a caller's window stays in registers. */
+struct gmem_window gmem_window_at(const struct gmem *m, uint32_t *hint, gpa_t a);
 
 /* The whole range [a, a + len) contiguous here, or NULL: for rings. */
 void *gmem_gpa_range(const struct gmem *m, gpa_t a, uint64_t len);

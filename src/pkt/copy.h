@@ -89,23 +89,52 @@ static ALWAYS_INLINE void copy_bytes(void *dst, const void *src, uint32_t len)
     const uint8_t *s = src;
 
     COPY_ACCOUNT(len);
+    if (likely(len - 64 <= 16)) { /* what a frame of minimal size has, header included */
+        v16 tail = *(const v16 *)(s + len - 16);
+
+        copy_64(d, s);
+        *(v16 *)(d + len - 16) = tail;
+        return;
+    }
     if (unlikely(len < 64)) {
         copy_small(d, s, len);
         return;
     }
-    const uint8_t *last = s + len - 64;
-    uint8_t *last_d = d + len - 64;
-
     do {
         copy_64(d, s);
         s += 64;
         d += 64;
-    } while (unlikely(s < last));
-    if (s - last >= 48) { /* 16 bytes are left at most */
-        *(v16 *)(last_d + 48) = *(const v16 *)(last + 48);
+        len -= 64;
+    } while (len >= 64);
+    if (!len) {
         return;
     }
-    copy_64(last_d, last);
+    /* the rest ends at s + len; what comes in front of it was copied */
+    if (len <= 16) {
+        *(v16 *)(d + len - 16) = *(const v16 *)(s + len - 16);
+    } else {
+        copy_64(d + len - 64, s + len - 64);
+    }
+}
+
+/*
+ * Private snapshot of the first len (<= COPY_SNAP_MAX) bytes at s: in whole steps, so bytes behind
+ * len are read and written too.  The caller knows that COPY_SNAP_MAX bytes are mapped there and has
+ * room for them; they are the sender's own and go nowhere.
+ */
+#define COPY_SNAP_MAX 192
+static ALWAYS_INLINE void copy_snapshot(uint8_t *d, const uint8_t *s, uint32_t len)
+{
+    COPY_ACCOUNT(len);
+    copy_64(d, s);
+    if (likely(len <= 80)) {
+        *(v16 *)(d + 64) = *(const v16 *)(s + 64);
+        return;
+    }
+    copy_64(d + 64, s + 64);
+    if (len > 128) {
+        copy_64(d + 128, s + 128);
+    }
 }
 
 #endif

@@ -46,7 +46,7 @@ struct batch {
     uint32_t n_spans;         /* taken from spans[] */
     uint32_t n_loans;         /* provider's: chains or slots to give back, >= n (dropped ones too) */
     struct pkt pkt[PKT_BURST];
-    uint8_t room[PKT_BURST][PKT_HEADROOM + PKT_SNAP] CACHE_ALIGNED;
+    uint8_t room[PKT_BURST][PKT_HEADROOM + PKT_SNAP + CACHE_LINE] CACHE_ALIGNED;
     struct gspan spans[PKT_MAX_SPANS];
 };
 

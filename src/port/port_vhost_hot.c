@@ -20,6 +20,26 @@ static struct port_vhost *vhost_of(struct port *p)
 }
 
 static_assert(sizeof(struct ring_burst) <= WCTX_SCRATCH, "scratch holds a burst");
+static_assert(COPY_SNAP_MAX >= PKT_SNAP, "a snapshot is taken in one go");
+
+/*
+ * Buffers are prefetched so many frames ahead of the copy.  Not a whole burst: drivers place buffers
+ * at multiples of 2 or 4 KiB, so their first lines share a few sets of the L1 cache and a longer
+ * lead would evict what it brought in.
+ */
+#define AHEAD 8
+
+static ALWAYS_INLINE void prefetch_read(const uint8_t GUEST *p)
+{
+    __builtin_prefetch(GUEST_PTR(const void, p));
+    __builtin_prefetch(GUEST_PTR(const void, p + CACHE_LINE));
+}
+
+static ALWAYS_INLINE void prefetch_write(uint8_t GUEST *p)
+{
+    __builtin_prefetch(GUEST_PTR(const void, p), 1);
+    __builtin_prefetch(GUEST_PTR(const void, p + CACHE_LINE), 1);
+}
 
 /* ---- from the guest ---------------------------------------------------------------------------- */
 
@@ -48,8 +68,11 @@ static ALWAYS_INLINE bool length_ok(uint32_t hdr_len, uint64_t total)
 static ALWAYS_INLINE int rx_finish(struct pkt *p, uint8_t *room, uint32_t hdr_len, uint32_t snap,
                                    uint32_t total)
 {
-    const uint8_t *said = room + VNET_HDR_LEN - hdr_len;
-    bool offload = (said[0] & VNET_F_NEEDS_CSUM) || said[1] != VNET_GSO_NONE;
+    struct {
+        uint8_t flags, gso_type;
+    } said;
+    memcpy(&said, room + VNET_HDR_LEN - hdr_len, sizeof(said));
+    bool offload = (said.flags & VNET_F_NEEDS_CSUM) | (said.gso_type ^ VNET_GSO_NONE);
 
     p->data = room + VNET_HDR_LEN;
     p->len = total - hdr_len;
@@ -60,14 +83,20 @@ static ALWAYS_INLINE int rx_finish(struct pkt *p, uint8_t *room, uint32_t hdr_le
 
 /* One segment in one region: the form that drivers use. */
 static ALWAYS_INLINE int rx_fast(struct pkt *p, uint8_t *room, uint32_t hdr_len,
-                                 const uint8_t GUEST *va, uint32_t total)
+                                 struct gmem_window win, const uint8_t GUEST *va, uint32_t total)
 {
     if (unlikely(!length_ok(hdr_len, total))) {
         return bad_length(hdr_len, total);
     }
     uint32_t snap = MIN(total, (uint32_t)PKT_SNAP);
 
-    copy_bytes(room + VNET_HDR_LEN - hdr_len, GUEST_PTR(const void, va), snap);
+    uint8_t *to = room + VNET_HDR_LEN - hdr_len;
+
+    if (likely(gmem_window_has(win, va, COPY_SNAP_MAX))) {
+        copy_snapshot(to, GUEST_PTR(const uint8_t, va), snap);
+    } else {
+        copy_bytes(to, GUEST_PTR(const void, va), snap);
+    }
     p->n_spans = total > snap;
     p->span = (struct gspan){va + snap, total - snap};
     return rx_finish(p, room, hdr_len, snap, total);
@@ -150,14 +179,10 @@ static ALWAYS_INLINE bool maybe_faulty(const struct ring *r)
 }
 
 /* The chain's bytes as one run, or NULL: several segments, several regions or not its memory. */
-static ALWAYS_INLINE uint8_t GUEST *one_run(const struct gmem *mem, struct gmem_window *win,
-                                            uint32_t *hint, const struct ring_chain *c)
+static ALWAYS_INLINE uint8_t GUEST *one_run(struct gmem_window win, const struct ring_chain *c)
 {
-    uint8_t GUEST *va = gmem_in_window(*win, (gpa_t){c->seg.addr}, c->seg.len);
+    uint8_t GUEST *va = gmem_in_window(win, (gpa_t){c->seg.addr}, c->seg.len);
 
-    if (unlikely(!va)) {
-        va = gmem_move_window(mem, win, hint, (gpa_t){c->seg.addr}, c->seg.len);
-    }
     return likely(c->n_seg == 1) ? va : NULL;
 }
 
@@ -180,9 +205,14 @@ uint32_t HOT(port_vhost_rx)(struct rxq *q, struct batch *b, struct wctx *w)
         return 0;
     }
     for (uint32_t i = 0; i < n; i++) {
-        va[i] = one_run(mem, &win, &vq->ring.hint, &rb->chain[i]);
-        __builtin_prefetch(GUEST_PTR(const void, va[i]));
-        __builtin_prefetch(GUEST_PTR(const void, va[i]) + CACHE_LINE);
+        va[i] = one_run(win, &rb->chain[i]);
+        if (unlikely(!va[i])) { /* perhaps the next frames are in another region */
+            win = gmem_window_at(mem, &vq->ring.hint, (gpa_t){rb->chain[i].seg.addr});
+            va[i] = one_run(win, &rb->chain[i]);
+        }
+        if (i < AHEAD) {
+            prefetch_read(va[i]);
+        }
     }
     const struct ring_chain *c = rb->chain;
     struct pkt *p = b->pkt;
@@ -190,8 +220,11 @@ uint32_t HOT(port_vhost_rx)(struct rxq *q, struct batch *b, struct wctx *w)
     for (uint32_t i = 0; i < n; i++, c++) {
         int r;
 
+        if (i + AHEAD < n) {
+            prefetch_read(va[i + AHEAD]);
+        }
         if (likely(va[i] != NULL)) {
-            r = rx_fast(p, room, hdr_len, va[i], c->seg.len);
+            r = rx_fast(p, room, hdr_len, win, va[i], c->seg.len);
         } else if (c->fault) {
             r = rx_fault_drop[c->fault];
         } else {
@@ -401,15 +434,23 @@ static ALWAYS_INLINE struct tx_sum tx_burst(struct port *port, struct vq *vq, st
     uint32_t i, at = 0;
 
     for (i = 0; i < rb->n; i++) {
-        va[i] = one_run(mem, &win, &vq->ring.hint, &rb->chain[i]);
+        va[i] = one_run(win, &rb->chain[i]);
+        if (unlikely(!va[i])) {
+            win = gmem_window_at(mem, &vq->ring.hint, (gpa_t){rb->chain[i].seg.addr});
+            va[i] = one_run(win, &rb->chain[i]);
+        }
         room[i] = likely(va[i] && vq->plain) ? rb->chain[i].seg.len : 0;
-        __builtin_prefetch(GUEST_PTR(const void, va[i]), 1);
-        __builtin_prefetch(GUEST_PTR(const void, va[i]) + CACHE_LINE, 1);
+        if (i < AHEAD) {
+            prefetch_write(va[i]);
+        }
     }
     for (i = 0; i < n && at < rb->n; i++) {
         struct pkt *p = &b->pkt[idx[i]];
         uint32_t need = VNET_HDR_LEN + p->len;
 
+        if (at + AHEAD < rb->n) {
+            prefetch_write(va[at + AHEAD]);
+        }
         if (likely(need <= room[at] && p->n_spans <= 1)) {
             uint8_t *d = GUEST_PTR(uint8_t, va[at]);
             uint32_t head = VNET_HDR_LEN + p->snap_len;

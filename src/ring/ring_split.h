@@ -43,8 +43,7 @@ static ALWAYS_INLINE uint32_t split_dev_peek(struct ring *r, struct ring_burst *
     const struct vring_desc GUEST *desc = r->desc;
     const uint32_t mask = r->num - 1;
     const uint16_t plain = r->write ? VRING_DESC_F_WRITE : 0;
-    uint16_t idx = r->idx, have = (uint16_t)(r->avail_seen - idx);
-    uint32_t n, i;
+    uint32_t idx = r->idx, have = (uint16_t)(r->avail_seen - idx), n, i;
 
     b->n = 0;
     b->n_pool = 0;
@@ -52,29 +51,24 @@ static ALWAYS_INLINE uint32_t split_dev_peek(struct ring *r, struct ring_burst *
         r->avail_seen = ring_s1_load_avail_idx(GUEST_PTR(const uint16_t, &r->avail->idx));
         have = (uint16_t)(r->avail_seen - idx);
         if (unlikely(have > r->num)) {
-            r->avail_seen = idx;
+            r->avail_seen = (uint16_t)idx;
             r->broken = r->broken ? r->broken : RING_FAULT_AVAIL_JUMP;
         }
     }
     if (unlikely(r->broken)) {
         return 0;
     }
-    n = MIN((uint32_t)have, max);
+    n = MIN(have, max);
     struct ring_chain *c = b->chain;
     for (i = 0; i < n; i++, c++) {
         uint32_t head = read_once(&entry[idx++ & mask]);
 
         if (unlikely(head > mask)) {
             r->broken = RING_FAULT_HEAD_RANGE;
-            n = i;
             break;
         }
         c->meta = RING_META_PLAIN(head);
-        __builtin_prefetch(GUEST_PTR(const void, desc + head));
-    }
-    c = b->chain;
-    for (i = 0; i < n; i++, c++) {
-        split_read_desc(&c->seg, desc, c->id);
+        split_read_desc(&c->seg, desc, head);
         if (unlikely(c->seg.flags != plain)) {
             split_walk_chain(r, load_acquire(&r->mem), b, c);
             if (c->fault == RING_N_FAULTS) {
@@ -92,15 +86,15 @@ static ALWAYS_INLINE void split_dev_publish(struct ring *r, const struct ring_bu
     uint64_t *elem = GUEST_PTR(uint64_t, r->used->ring);
     const struct ring_chain *c = b->chain;
     const uint32_t mask = r->num - 1;
-    uint16_t at = r->idx;
+    uint32_t at = r->idx;
 
     for (uint32_t i = 0; i < n; i++, c++) {
         uint64_t len = lens ? lens[i] : 0;
 
         write_once(&elem[at++ & mask], (uint64_t)c->id | len << 32);
     }
-    r->idx = at;
-    ring_s2_store_used_idx(GUEST_PTR(uint16_t, &r->used->idx), at);
+    r->idx = (uint16_t)at;
+    ring_s2_store_used_idx(GUEST_PTR(uint16_t, &r->used->idx), r->idx);
 }
 
 static ALWAYS_INLINE bool split_dev_signal_due(struct ring *r)
