@@ -9,8 +9,8 @@
 #include "vnet/vnet_hdr.h"
 
 #define HDR         VNET_HDR_LEN
-#define TURN_MAX    128u /* frames per flow and turn */
-#define TURN_LEAST  32u  /* see least_tx */
+#define TURN_MAX 128u /* frames per flow and turn */
+#define TURN_LEAST 16u /* see least_tx */
 #define N_PATTERNS  61u  /* prime: neighbours in any ring differ */
 #define AT_FLOW     14u  /* offsets in a frame */
 #define AT_IDX      16u
