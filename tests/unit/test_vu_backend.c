@@ -1543,6 +1543,199 @@ static void client_backs_off(void **state)
     unlink(F.path);
 }
 
+/* --- random conversations ------------------------------------------------------------------------
+ *
+ * Messages that are right, nearly right and wrong, in any order, with an owner that sometimes
+ * refuses, breaks rings or kills the connection, and a guest that scribbles on its indices.  After
+ * each step the two views of which rings run must agree; the owner checks the barriers meanwhile.
+ * VU_SEED=n repeats a run.
+ */
+
+static uint32_t rnd_state;
+
+static uint32_t rnd(uint32_t below)
+{
+    rnd_state ^= rnd_state << 13;
+    rnd_state ^= rnd_state >> 17;
+    rnd_state ^= rnd_state << 5;
+    return rnd_state % below;
+}
+
+static struct vu_region random_region(void)
+{
+    struct vu_region r = region(rnd(4) * 0x10000, (1 + rnd(4)) * 0x10000);
+
+    if (!rnd(40)) {
+        (&r.gpa)[rnd(4)] = (uint64_t)rnd(UINT32_MAX) << rnd(33);
+    }
+    return r;
+}
+
+static void random_memory(struct front *f, uint32_t flags)
+{
+    struct vu_region r[3] = {region(0, 0x20000), region(0x20000, 0x20000), random_region()};
+    struct vu_one_region one = {.region = random_region()};
+
+    switch (rnd(6)) {
+    case 0:
+        say_table(f, flags, r, 1 + rnd(3));
+        break;
+    case 1:
+        say_table(f, flags, &one.region, 1);
+        break;
+    case 2:
+        say_memory(f, flags);
+        break;
+    case 3:
+        send_msg(f, VU_REM_MEM_REG, flags, &one, sizeof(one), NULL, 0);
+        break;
+    default:
+        send_msg(f, VU_ADD_MEM_REG, flags, &one, sizeof(one), &f->mem_fd, rnd(20) != 0);
+        break;
+    }
+}
+
+static void random_ring_message(struct front *f, uint32_t flags)
+{
+    unsigned idx = rnd(3);
+    struct vu_ring_addr a = ring_addr(idx);
+
+    switch (rnd(8)) {
+    case 0:
+        say_state(f, VU_SET_VRING_NUM, flags, idx, rnd(20) ? 1u << rnd(7) : rnd(40000));
+        break;
+    case 1:
+        if (!rnd(10)) {
+            (&a.desc)[rnd(3)] += (int)rnd(MEM_BYTES) - 0x1000;
+        }
+        send_msg(f, VU_SET_VRING_ADDR, flags, &a, sizeof(a), NULL, 0);
+        break;
+    case 2:
+        say_state(f, VU_SET_VRING_BASE, flags, idx, rnd(rnd(50) ? 65536 : 100000));
+        break;
+    case 3:
+        say_state(f, VU_GET_VRING_BASE, flags, idx, rnd(3));
+        break;
+    case 4:
+        say_state(f, VU_SET_VRING_ENABLE, flags, idx, rnd(4) != 0);
+        break;
+    case 5:
+        say_u64(f, VU_SET_VRING_KICK + rnd(3), flags, idx | (rnd(30) ? 0x100 : 0));
+        break;
+    default:
+        say_fd(f, VU_SET_VRING_KICK + rnd(3), flags, idx);
+        break;
+    }
+}
+
+static void random_noise(struct front *f, uint32_t flags)
+{
+    uint8_t noise[64];
+    int fd[] = {f->mem_fd, f->mem_fd};
+
+    for (unsigned i = 0; i < sizeof(noise); i++) {
+        noise[i] = (uint8_t)rnd(256);
+    }
+    send_msg(f, rnd(50), rnd(4) ? flags : rnd(64), noise, rnd(sizeof(noise)), fd, rnd(3));
+}
+
+static void random_message(struct front *f)
+{
+    uint32_t flags = rnd(8) ? NEED_REPLY : PLAIN, what = rnd(200);
+
+    if (what < 130) {
+        random_ring_message(f, flags);
+    } else if (what < 150) {
+        random_memory(f, flags);
+    } else if (what < 170) {
+        say_u64(f, VU_SET_FEATURES, flags, rnd(20) ? TEST_FEATURES : rnd(UINT32_MAX));
+    } else if (what < 173) {
+        send_msg(f, VU_RESET_DEVICE, flags, NULL, 0, NULL, 0);
+    } else if (what < 180) {
+        say_u64(f, VU_SET_STATUS, flags, rnd(256));
+    } else if (what < 199) {
+        send_msg(f, rnd(2) ? VU_GET_FEATURES : VU_GET_STATUS, flags, NULL, 0, NULL, 0);
+    } else {
+        random_noise(f, flags);
+    }
+}
+
+static void random_mischief(struct front *f)
+{
+    unsigned idx = rnd(3);
+
+    f->own.progress = (uint16_t)rnd(5);
+    f->own.refuse_start = rnd(30) ? 0 : -ENOMEM;
+    if (!rnd(20)) {
+        avail_of(f, idx)->idx = (uint16_t)rnd(65536);
+    }
+    if (!rnd(10)) {
+        used_of(f, idx)->idx = avail_of(f, idx)->idx;
+    }
+    if (!rnd(50)) {
+        vu_dev_ring_broken(f->dev, idx, "test");
+    }
+    if (!rnd(500)) {
+        vu_dev_kill(f->dev, "test");
+    }
+}
+
+static void check_views_agree(const struct front *f)
+{
+    for (unsigned i = 0; i < VU_MAX_RINGS; i++) {
+        struct vu_ring_info r = {0};
+
+        vu_dev_ring_info(f->dev, i, &r);
+        assert_int_equal(r.running, f->own.on[i]);
+        assert_true(!r.running || (!r.why && !r.broken && r.enabled));
+        if (r.running) {
+            check_alive(&f->own, i);
+            assert_ptr_equal(f->own.mem, f->dev->mem);
+        }
+    }
+}
+
+static void take_replies(struct front *f)
+{
+    struct {
+        struct vu_hdr h;
+        uint64_t v;
+    } __attribute__((packed)) r;
+
+    while (recv(f->s, &r, sizeof(r), MSG_DONTWAIT) == sizeof(r)) {
+        assert_int_equal(r.h.flags, 5);
+        assert_int_equal(r.h.size, 8);
+    }
+}
+
+static void random_conversations(void **state)
+{
+    const char *seed = getenv("VU_SEED");
+    unsigned fds = open_fds();
+
+    rnd_state = seed ? (uint32_t)strtoul(seed, NULL, 0) : 0x5eed;
+    for (unsigned i = 0; i < 30000; i++) {
+        F.own.log[0] = '\0';
+        random_message(&F);
+        event_base_loop(F.base, EVLOOP_NONBLOCK);
+        take_replies(&F);
+        random_mischief(&F);
+        check_views_agree(&F);
+        if (!F.own.up || !rnd(2000)) {
+            close(F.s);
+            F.s = -1;
+            WAIT_FOR(&F, !F.own.up);
+            assert_int_equal(open_fds(), fds - 2);
+            front_connect(&F);
+            F.own.refuse_start = 0;
+            memset(F.mem, 0, MEM_BYTES);
+            say_all(&F);
+        }
+    }
+    assert_true(F.own.n_starts > 1000);
+    assert_true(info(&F).n_connects > 100);
+}
+
 static void quiet(enum log_level level, const char *line)
 {
 }
@@ -1615,6 +1808,7 @@ int main(void)
         T(longest_path),
         T(access_rights),
         T(owner_that_is_not_ours_to_give),
+        T(random_conversations),
         T(client_mode),
         T(client_backs_off), /* the last one: it stops the clock */
     };
