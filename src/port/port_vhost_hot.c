@@ -27,7 +27,7 @@ static_assert(COPY_SNAP_MAX >= PKT_SNAP, "a snapshot is taken in one go");
  * at multiples of 2 or 4 KiB, so their first lines share a few sets of the L1 cache and a longer
  * lead would evict what it brought in.
  */
-#define AHEAD 8
+#define AHEAD 6
 
 static ALWAYS_INLINE void prefetch_read(const uint8_t GUEST *p)
 {
