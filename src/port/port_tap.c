@@ -19,7 +19,8 @@
  * mem/gmem.h), and the owner finds out at its next burst.
  *
  * Offloads.  The device has a virtio-net header of 12 bytes, but no offload is switched on: frames
- * come complete and checksummed, at most MTU long, and the header we write is zero.
+ * come complete and checksummed, at most MTU long, and go with the plain header that every frame
+ * has in front of its snapshot (pkt_plain_header).
  *
  * Polling.  A read costs a system call also when there is nothing, so the queue is event-driven:
  * the worker polls it only while q->ready, which rx clears when the kernel says EAGAIN.  The fd is

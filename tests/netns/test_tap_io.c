@@ -149,15 +149,23 @@ static struct pkt *first(const uint8_t *f, uint16_t snap)
     memset(k, 0, sizeof(*k));
     batch->n = 1;
     k->data = batch_snap(batch, 0) + VNET_HDR_LEN;
-    memset(batch_snap(batch, 0), 0x5a, VNET_HDR_LEN); /* tx writes the header itself */
+    pkt_plain_header(k->data); /* as whoever received it left it */
     memcpy(k->data, f, snap);
     k->len = k->snap_len = snap;
     return k;
 }
 
+static bool header_is_plain(const struct pkt *k)
+{
+    static const struct vnet_hdr plain = {.num_buffers = 1};
+
+    return !memcmp(k->data - VNET_HDR_LEN, &plain, sizeof(plain));
+}
+
 static void tx(void)
 {
     port->ops->tx(port, batch, (const uint8_t[]){0}, 1, &w);
+    assert_true(header_is_plain(&batch->pkt[0])); /* a flood sends it to others, too */
 }
 
 static void fill(uint8_t *f, uint32_t len)
@@ -338,6 +346,7 @@ static void test_rx_lends(void **state)
         assert_int_equal(k->len, lens[i]);
         assert_int_equal(k->snap_len, snap);
         assert_memory_equal(k->data, f, snap);
+        assert_true(header_is_plain(k));
         assert_int_equal(k->n_spans, lens[i] > snap);
         if (k->n_spans) {
             assert_int_equal(k->span.len, lens[i] - snap);
