@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The whole guest memory is the fuzzer's: descriptors, rings, indirect tables and buffers, while a
+ * second thread flips bytes of it.  The device side walks what it finds, and whatever that is:
+ *  - no access leaves a region (each region is an allocation of its own, so ASan sees the first byte
+ *    beyond its end),
+ *  - every walk ends, and what comes out is within the bounds that ring.h promises,
+ *  - used.idx moves by exactly what was committed.
+ *
+ * input: 8 bytes of set-up, a script of 4 bytes for each of MAX_BURSTS bursts, guest memory.
+ */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ring/ring.h"
+
+#define L      RING_SPLIT
+#define GPA    0x10000u
+#define RINGS  (24 * 1024u) /* region 0: holds the ring itself */
+#define OTHERS 7
+#define MAX_BURSTS 64
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static struct {
+    uint8_t *p;
+    uint32_t len;
+} victim;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void *mutator(void *arg)
+{
+    uint32_t x = 1;
+
+    (void)arg;
+    for (;;) {
+        pthread_mutex_lock(&lock);
+        for (int i = 0; i < 64 && victim.p; i++) {
+            x = x * 1664525u + 1013904223u;
+            /* mostly the ring's first entries, where it hurts */
+            uint32_t at = (x >> 8) % (x & 64 ? victim.len : 256);
+            __atomic_store_n(&victim.p[at], (uint8_t)(x >> 24), __ATOMIC_RELAXED);
+        }
+        pthread_mutex_unlock(&lock);
+        for (volatile int i = 0; i < 200; i++) {
+        }
+    }
+    return NULL;
+}
+
+static void set_victim(uint8_t *p, uint32_t len)
+{
+    static bool started;
+
+    if (!started) {
+        pthread_t t;
+
+        started = true;
+        if (pthread_create(&t, NULL, mutator, NULL)) {
+            abort();
+        }
+    }
+    pthread_mutex_lock(&lock);
+    victim.p = p;
+    victim.len = len;
+    pthread_mutex_unlock(&lock);
+}
+
+static void check(bool ok)
+{
+    if (!ok) {
+        abort();
+    }
+}
+
+/* Touch every byte that a chain names, as a copy would; at most 64 KiB per segment. */
+static uint32_t use_chain(const struct ring *r, const struct ring_burst *b,
+                          const struct ring_chain *c)
+{
+    const struct ring_seg *s = c->n_seg > 1 ? &b->pool[c->pool] : &c->seg;
+    uint32_t hint = 0, total = 0;
+
+    check(c->n_seg <= RING_MAX_SEGS && (c->n_seg < 2 || c->pool + c->n_seg <= b->n_pool));
+    check(c->fault < RING_N_FAULTS && (c->fault == 0) == (c->n_seg != 0));
+    for (uint32_t i = 0; i < c->n_seg; i++) {
+        for (uint32_t at = 0; at < s[i].len && total < 65536;) {
+            uint32_t len = s[i].len - at;
+            uint8_t *p = GUEST_PTR(uint8_t,
+                                   gmem_span(r->mem, &hint, (gpa_t){s[i].addr + at}, &len));
+            static uint8_t frame[65536];
+
+            if (!p) {
+                break;
+            }
+            check(len && len <= s[i].len - at);
+            len = MIN(len, 65536u);
+            memcpy(r->write ? p : frame, r->write ? frame : p, len);
+            at += len;
+            total += len;
+        }
+    }
+    return total;
+}
+
+static void run(struct ring *r, const uint8_t *script, size_t n)
+{
+    struct ring_burst *b = malloc(sizeof(*b));
+    uint32_t lens[RING_BURST], bursts = 0;
+    uint16_t *avail_idx = GUEST_PTR(uint16_t, &r->avail->idx);
+
+    for (; n >= 4 && bursts < MAX_BURSTS; script += 4, n -= 4, bursts++) {
+        uint16_t before = r->idx;
+        uint32_t max = 1 + script[0] % RING_BURST, got = ring_dev_peek(L, r, b, max);
+
+        check(got == b->n && got <= max && b->n_pool <= RING_MAX_SEGS);
+        check(r->idx == before);
+        for (uint32_t i = 0; i < got; i++) {
+            check(b->chain[i].id < r->num);
+            lens[i] = use_chain(r, b, &b->chain[i]);
+        }
+        uint32_t done = script[1] & 1 ? got : got / 2;
+        ring_dev_commit(L, r, b, done, r->write ? lens : NULL);
+        check(r->idx == (uint16_t)(before + done));
+        if (script[1] & 2) {
+            ring_dev_arm(L, r);
+            ring_dev_disarm(L, r);
+        }
+        /* the driver goes on: a few more, all, or nonsense */
+        uint32_t jump = script[1] & 0x80 ? script[2] * 256u : 0;
+        write_once(avail_idx, (uint16_t)(r->idx + jump + script[3] % (r->num + 1)));
+        if (r->broken) {
+            check(ring_dev_peek(L, r, b, max) == 0 && !ring_dev_arm(L, r));
+            break;
+        }
+    }
+    free(b);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (size < 16) {
+        return 0;
+    }
+    uint32_t num = 1u << data[0] % 9, n_regions = 1 + data[1] % (OTHERS + 1);
+    uint8_t *mem[OTHERS + 1];
+    struct gmem_region region[OTHERS + 1];
+    uint64_t gpa = GPA;
+    const uint8_t *image = data + 8 + 4 * MAX_BURSTS;
+    size_t n_image = size > 8 + 4 * MAX_BURSTS ? size - 8 - 4 * MAX_BURSTS : 0;
+
+    for (uint32_t i = 0; i < n_regions; i++) {
+        uint32_t len = i ? 1u + data[2] * 7u % 97u : RINGS;
+
+        mem[i] = aligned_alloc(4096, (len + 4095) & ~4095u);
+        if (i) { /* exact size for ASan */
+            free(mem[i]);
+            mem[i] = malloc(len);
+        }
+        for (uint32_t at = 0; at < len; at++) {
+            mem[i][at] = n_image ? image[(at + i * 31) % n_image] : 0;
+        }
+        region[i] = (struct gmem_region){
+            .gpa = gpa, .size = len, .uva = gpa, .va = GUEST_PTR(uint8_t GUEST, mem[i])};
+        gpa += len + (i & data[3]); /* some touch, some do not */
+    }
+    struct gmem *m = gmem_local_n(region, n_regions);
+    struct ring r;
+    struct ring_setup s = {.desc = mem[0],
+                           .avail = mem[0] + vring_desc_bytes(num),
+                           .used = mem[0] + 16 * 1024,
+                           .num = num,
+                           .base = (uint16_t)(data[5] << 8 | data[6]),
+                           .event_idx = data[4] & 1,
+                           .indirect = data[4] & 2,
+                           .write = data[4] & 4,
+                           .mem = m};
+    ring_init(&r, &s);
+    /* a plausible start, or nothing at all would be looked at */
+    ((struct vring_avail *)s.avail)->idx = (uint16_t)(s.base + data[7] % (num + 1));
+    set_victim(data[4] & 8 ? mem[0] : NULL, RINGS);
+    run(&r, data + 8, MIN(size - 8, (size_t)4 * MAX_BURSTS));
+    set_victim(NULL, 0);
+    gmem_free(m);
+    for (uint32_t i = 0; i < n_regions; i++) {
+        free(mem[i]);
+    }
+    return 0;
+}
