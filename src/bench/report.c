@@ -111,6 +111,7 @@ int report_begin(struct report *r, int argc, char **argv, bool quiet)
 
     *r = (struct report){.root = json_object(), .cases = json_array(), .quiet = quiet};
     uname(&u);
+    u.release[strcspn(u.release, "-+")] = 0; /* what was added to the version says little */
     cpu_model(model, sizeof(model));
     strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));
     for (int i = 0; i < argc; i++) {
