@@ -300,15 +300,19 @@ static int check_cpus(struct cmd *c)
     long n = sysconf(_SC_NPROCESSORS_ONLN);
     cpu_set_t set;
 
+    if (c->o.gen_cpu >= 0 && c->o.gen_cpu == c->o.switch_cpu) {
+        return bad("%s", "--gen-cpu and --switch-cpu must differ");
+    }
     if (n < 2) {
         fprintf(stderr,
                 "ringway bench: one CPU is not enough: switch and generator need one each\n");
         return 1;
     }
     c->o.switch_cpu = c->o.switch_cpu < 0 ? (int)n - 1 : c->o.switch_cpu;
-    c->o.gen_cpu = c->o.gen_cpu < 0 ? (int)n - 2 : c->o.gen_cpu;
-    if (c->o.switch_cpu == c->o.gen_cpu) {
-        return bad("%s", "--gen-cpu and --switch-cpu must differ");
+    if (c->o.gen_cpu < 0) {
+        c->o.gen_cpu = c->o.switch_cpu == (int)n - 2 ? (int)n - 1 : (int)n - 2;
+    } else if (c->o.gen_cpu == c->o.switch_cpu) {
+        c->o.switch_cpu = c->o.gen_cpu == 0 ? 1 : 0; /* it was not given */
     }
     CPU_ZERO(&set);
     CPU_SET(c->o.gen_cpu, &set);
