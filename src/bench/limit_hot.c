@@ -10,6 +10,16 @@
 
 #define BURST 32
 
+#define AHEAD 6 /* frames; see port/port_vhost_hot.c */
+
+static ALWAYS_INLINE void prefetch(const uint8_t *src, uint8_t *dst)
+{
+    __builtin_prefetch(src);
+    __builtin_prefetch(src + CACHE_LINE);
+    __builtin_prefetch(dst, 1);
+    __builtin_prefetch(dst + CACHE_LINE, 1);
+}
+
 static ALWAYS_INLINE uint32_t move(struct limit *l, struct path *p)
 {
     uint8_t *src[BURST], *dst[BURST];
@@ -27,12 +37,14 @@ static ALWAYS_INLINE uint32_t move(struct limit *l, struct path *p)
         len[i] = MIN(s->len, d->len);
         src[i] = GUEST_PTR(uint8_t, gmem_in_window(from, (gpa_t){s->addr}, len[i]));
         dst[i] = GUEST_PTR(uint8_t, gmem_in_window(to, (gpa_t){d->addr}, len[i]));
-        __builtin_prefetch(src[i]);
-        __builtin_prefetch(src[i] + 64);
-        __builtin_prefetch(dst[i], 1);
-        __builtin_prefetch(dst[i] + 64, 1);
+        if (i < AHEAD) {
+            prefetch(src[i], dst[i]);
+        }
     }
     for (uint32_t i = 0; i < n; i++) {
+        if (i + AHEAD < n) {
+            prefetch(src[i + AHEAD], dst[i + AHEAD]);
+        }
         copy_bytes(dst[i], src[i], len[i]);
     }
     ring_dev_publish(RING_SPLIT, &p->to, &l->out, n, len);
