@@ -1,171 +1,150 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real `ringway run` against vu_front.py, an independent front-end: every order of the set-up, all
-frame sizes, and every lie that a guest can put into a ring or a front-end into a message.
-
-      evil ----+
-      mate ----+-- br0 --+-- vm1      vm1 and vm2 pass traffic after each attack: nobody but the
-               |         +-- vm2      liar may notice
-      anyfs ---+
-
-After each attack: the process lives, the neighbours pass traffic, the reason is shown, and no file
-descriptor is left once the liar is gone.  At the end: no memory either.
-
-    RINGWAY   the binary under test
+"""The vhost-user back-end as front-ends meet it: orders of messages, what is answered and how, the
+life of a ring, and frames of every size and form through a real switch.  Who lies is in
+test_hostile.py.
 """
-import array
-import contextlib
-import fcntl
-import json
 import os
 import random
 import select
-import shutil
 import socket
 import struct
-import subprocess
-import tempfile
-import threading
-import time
 
 import pytest
 
 import vu_front as vu
-from vu_front import Front, Memory, Ring, exchange, frame
+from vu_front import Front, Memory, Nic, Ring, at, exchange, frame, wait_for
+from vu_lab import works
 
-TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-RINGWAY = os.environ.get('RINGWAY', os.path.join(TOP, 'build', 'ringway'))
-BROADCAST = b'\xff' * 6
-# What a sanitizer build of the switch may need more.
-RSS_SLACK_KB = 16 << 10
-
-
-def mac(n):
-    return b'\x52\x54\x00\x00\x01' + bytes([n])
+ORDERS = ['qemu', 'cloud_hypervisor', 'virtio_user', 'backwards']
+MODERN = Nic.FEATURES
+PLAIN = vu.PROTOCOL | vu.VERSION_1
+LEGACY = vu.PROTOCOL
 
 
-def wait_for(what, condition):
-    end = time.monotonic() + vu.TIMEOUT
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < end, f'{what}: not within {vu.TIMEOUT} s'
-        time.sleep(0.005)
+def cross(a, b, seq=0, size=60, **how):
+    """One frame each way, checked to the last byte."""
+    for x, y in ((a, b), (b, a)):
+        f = frame(y.mac, x.mac, size, seq)
+        x.send_frames(f, **how)
+        assert y.recv() == f
 
 
-class Lab:
-    def __init__(self, dir):
-        self.dir = dir
-        self.run = os.path.join(dir, 'run')
-        with open(os.path.join(dir, 'log'), 'wb') as log:
-            self.proc = subprocess.Popen(
-                [RINGWAY, 'run', '--rundir', self.run, 'evil', 'mate', 'vm1', 'vm2',
-                 'anyfs=vhost-user,any-fs=yes'], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        wait_for('sockets', lambda: self.proc.poll() is not None or
-                 os.path.exists(os.path.join(self.run, 'ringway.sock')))
-        assert self.proc.poll() is None, self.log()
-        wait_for('answer', lambda: self.try_show())
-        self.neighbours = [self.front('vm1', mac(1)).start(), self.front('vm2', mac(2)).start()]
-        self.check_neighbours()
-        self.fds = self.wait_fds_steady()
-        self.rss = self.rss_kb()
-
-    def log(self):
-        with open(os.path.join(self.dir, 'log'), errors='replace') as f:
-            return f.read()
-
-    def end(self):
-        for f in self.neighbours:
-            f.close()
-        self.proc.terminate()
-        return self.proc.wait(vu.TIMEOUT)
-
-    def front(self, port, mac_=None, **kw):
-        return Front(os.path.join(self.run, port + '.sock'), mac_ or mac(9), **kw)
-
-    def rpc(self, method, **params):
-        with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(vu.TIMEOUT)
-            s.connect(os.path.join(self.run, 'ringway.sock'))
-            s.sendall(json.dumps({'jsonrpc': '2.0', 'id': 1, 'method': method,
-                                  'params': params}).encode() + b'\n')
-            answer = json.loads(s.makefile().readline())
-        assert 'result' in answer, answer
-        return answer['result']
-
-    def try_show(self):
-        with contextlib.suppress(OSError):
-            return self.show('evil')
-
-    def show(self, port):
-        out = subprocess.run([RINGWAY, 'show', 'ports', port, '--json', '--rundir', self.run],
-                             capture_output=True, text=True, timeout=vu.TIMEOUT)
-        return json.loads(out.stdout)['ports'][0] if out.returncode == 0 else None
-
-    def state(self, port='evil'):
-        return self.show(port)['state']
-
-    def ring(self, idx, port='evil'):
-        return next((r for r in self.state(port)['rings'] if r['index'] == idx), None)
-
-    def drops(self, port='evil'):
-        out = subprocess.run([RINGWAY, 'show', 'drops', '--json', '--rundir', self.run],
-                             capture_output=True, text=True, timeout=vu.TIMEOUT, check=True).stdout
-        return {d['reason']: d['frames'] for d in json.loads(out)['drops'] if d['port'] == port}
-
-    def open_fds(self):
-        return len(os.listdir(f'/proc/{self.proc.pid}/fd'))
-
-    def wait_fds_steady(self):
-        """The switch closes a connection a moment after we did."""
-        last = -1
-        while last != (last := self.open_fds()):
-            time.sleep(0.2)
-        return last
-
-    def rss_kb(self):
-        with open(f'/proc/{self.proc.pid}/status') as f:
-            return next(int(l.split()[1]) for l in f if l.startswith('VmRSS'))
-
-    def check_neighbours(self):
-        assert self.proc.poll() is None, 'the switch died:\n' + self.log()
-        a, b = self.neighbours
-        exchange(a, b, [60, 1514, 100])
-        exchange(b, a, [1514, 60])
-
-    @contextlib.contextmanager
-    def attack(self):
-        """The block attacks; afterwards nobody else has noticed, and nothing is left."""
-        before = self.open_fds()
-        yield
-        self.check_neighbours()
-        wait_for('every fd closed', lambda: self.open_fds() <= before)
+def u64(v):
+    return struct.pack('<Q', v)
 
 
-@pytest.fixture(scope='module')
-def lab():
-    d = tempfile.mkdtemp(prefix='rw-vu-')
-    lab = Lab(d)
-    yield lab
-    wait_for('every fd closed', lambda: lab.open_fds() <= lab.fds)
-    rss = lab.rss_kb()
-    code = lab.end()
-    text = lab.log()
-    shutil.rmtree(d)
-    assert code == 0, text
-    assert rss - lab.rss < RSS_SLACK_KB, f'memory grew from {lab.rss} to {rss} KiB'
+def two(a, b):
+    return struct.pack('<II', a, b)
 
 
-@pytest.fixture
-def mate(lab):
-    """A peer in the same bridge that plays by the rules."""
-    with lab.front('mate', mac(3)).start() as f:
-        yield f
+# --- orders and answers ---------------------------------------------------------------------------
+
+@pytest.mark.parametrize('order', ORDERS)
+def test_order_of_known_front_ends(net, order):
+    a, b = net.nic(order), net.nic()
+    cross(a, b)
+    s = net.state(a.name)
+    assert s['state'] == 'running' and s['peer_pid'] == os.getpid()
+    assert [r['running'] for r in s['rings']] == [True, True]
+    assert s['messages_refused'] == 0 and s['last_error'] == ''
 
 
-def works(lab, evil, mate):
-    exchange(evil, mate, [60, 1514])
-    exchange(mate, evil, [60, 1514])
+def test_what_is_offered(net):
+    a = net.front()
+    names = {'NET_F_MTU': 3, 'NET_F_MRG_RXBUF': 15, 'NET_F_CTRL_VQ': 17, 'NET_F_GUEST_ANNOUNCE': 21,
+             'F_ANY_LAYOUT': 27, 'F_INDIRECT_DESC': 28, 'F_EVENT_IDX': 29,
+             'F_PROTOCOL_FEATURES': 30, 'F_VERSION_1': 32}
+    assert a.ask(vu.GET_FEATURES) == sum(1 << bit for bit in names.values())
+    offered = net.state(net.names[0])['features_offered']
+    assert offered == ['VIRTIO_' + n for n in sorted(names, key=names.get)]
+    assert a.ask(vu.GET_PROTOCOL_FEATURES) == Front.PROTOCOLS
+    assert 2 <= a.ask(vu.GET_QUEUE_NUM) <= 256
+    assert a.ask(vu.GET_MAX_MEM_SLOTS) >= 32
+    assert a.ask(vu.GET_STATUS) == 0
+
+
+def each_message(mem, fd):
+    """(request, payload, fds, size of its own reply or None) of everything that can be said."""
+    table = two(1, 0) + struct.pack('<QQQQ', *mem.regions[0])
+    region = struct.pack('<QQQQQ', 0, *mem.regions[1])
+    return [
+        (vu.GET_FEATURES, b'', (), 8), (vu.SET_OWNER, b'', (), None),
+        (vu.GET_PROTOCOL_FEATURES, b'', (), 8),
+        (vu.SET_PROTOCOL_FEATURES, u64(vu.MEM_SLOTS | vu.NET_MTU), (), None),
+        (vu.GET_QUEUE_NUM, b'', (), 8), (vu.GET_MAX_MEM_SLOTS, b'', (), 8),
+        (vu.SET_FEATURES, u64(MODERN), (), None), (vu.SET_MEM_TABLE, table, (mem.fd,), None),
+        (vu.ADD_MEM_REG, region, (mem.fd,), None), (vu.REM_MEM_REG, region, (mem.fd,), None),
+        (vu.SET_VRING_NUM, two(0, 256), (), None), (vu.SET_VRING_BASE, two(0, 0), (), None),
+        (vu.SET_VRING_CALL, u64(0), (fd,), None), (vu.SET_VRING_ERR, u64(0), (fd,), None),
+        (vu.SET_VRING_CALL, u64(0x100), (), None), (vu.SET_VRING_ENABLE, two(0, 1), (), None),
+        (vu.SET_VRING_KICK, u64(1), (fd,), None), (vu.GET_VRING_BASE, two(0, 0), (), 8),
+        (vu.SEND_RARP, bytes.fromhex('525400000009') + bytes(2), (), None),
+        (vu.NET_SET_MTU, u64(1500), (), None),
+        (vu.SET_STATUS, u64(1), (), None), (vu.GET_STATUS, b'', (), 8),
+        (vu.RESET_OWNER, b'', (), None), (vu.RESET_DEVICE, b'', (), None),
+    ]
+
+
+@pytest.mark.parametrize('flags', [0, vu.NEED_REPLY])
+def test_each_message_is_answered_once(net, flags):
+    """Its own reply, or 0 if it wants one: never both, and the flag counts before REPLY_ACK too."""
+    mem = Memory(2 << 20, [(0, 1 << 20), (1 << 20, 1 << 20)])
+    fd = os.eventfd(0)
+    a = net.front()
+    for req, payload, fds, own in each_message(mem, fd):
+        a.send(req, payload, fds, 1 | flags)
+        if own:
+            a.reply(req, own)
+        elif flags:
+            assert a.reply(req) == bytes(8), req
+        a.sync()
+    os.close(fd)
+    mem.close()
+
+
+def test_refusals_are_answered_and_do_not_end_the_connection(net):
+    a = net.front()
+    name = net.names[0]
+    addr = struct.pack('<IIQQQQ', 0, 1, 0, 0, 0, 0)
+    for req, payload, says in (
+            (vu.SET_FEATURES, u64(1 << 45), 'SET_FEATURES sets bits 0x200000000000'),
+            (vu.SET_PROTOCOL_FEATURES, u64(1 << 14), 'SET_PROTOCOL_FEATURES sets bits 0x4000'),
+            (vu.SET_VRING_ADDR, addr, 'logging was not negotiated'),
+            (vu.SET_VRING_BASE, two(0, 0x10000), 'the index has 16 bits'),
+            (vu.NET_SET_MTU, u64(67), 'an MTU of 67 is not possible'),
+            (vu.NET_SET_MTU, u64(65536), 'an MTU of 65536 is not possible'),
+            (vu.SEND_RARP, b'\xff' * 6 + b'\0\0', 'which is no station'),
+            (vu.SET_MEM_TABLE, two(0, 0), 'memory is not shared'),
+            (vu.REM_MEM_REG, struct.pack('<QQQQQ', 0, 1, 2, 3, 4), 'no memory region at 0x1')):
+        assert a.ack(req, payload) != 0, req
+        assert says in net.state(name)['last_error']
+    assert net.state(name)['messages_refused'] == 9
+
+
+@pytest.mark.parametrize('req', [6, 7, 21, 22, 24, 31, 35, 43, 77, 0, 0xffffffff])
+def test_messages_not_spoken(net, req):
+    """Refused if it wants an answer, else ignored; its file descriptors are closed."""
+    a = net.front()
+    r, w = os.pipe()
+    a.send(req, b'x' * 100, (w,))
+    assert a.ack(req, b'y' * 4096, (w,)) != 0
+    os.close(w)
+    assert os.read(r, 1) == b''  # no writer is left anywhere
+    os.close(r)
+    a.sync()
+
+
+def test_status(net):
+    a = net.front()
+    for s in (1, 3, 0xb, 0xf, 0):
+        a.u64(vu.SET_STATUS, s)
+        assert a.ask(vu.GET_STATUS) == s
+    assert a.ack(vu.SET_FEATURES, u64(1 << 50)) != 0
+    a.u64(vu.SET_STATUS, 0xb)
+    assert a.ask(vu.GET_STATUS) == 0x3  # FEATURES_OK is not given
+    a.u64(vu.SET_FEATURES, MODERN)
+    a.u64(vu.SET_STATUS, 0xb)
+    assert a.ask(vu.GET_STATUS) == 0xb
 
 
 # --- set-up and traffic ---------------------------------------------------------------------------
@@ -207,223 +186,6 @@ def test_without_protocol_features(lab, mate):
         works(lab, f, mate)
 
 
-SIZES = [60, 61, 64, 65, 127, 128, 191, 192, 193, 204, 205, 256, 511, 1023, 1500, 1514, 1518]
-FEATURES = {
-    'modern-mergeable': (vu.PROTOCOL | vu.VERSION_1 | vu.MRG_RXBUF, [2036, 2037, 4096, 9014, 65549]),
-    'modern': (vu.PROTOCOL | vu.VERSION_1, [2036]),
-    'legacy': (vu.PROTOCOL, [2036, 2038]),
-    'legacy-mergeable': (vu.PROTOCOL | vu.MRG_RXBUF, [2037, 9014]),
-    'event-index': (vu.PROTOCOL | vu.VERSION_1 | vu.EVENT_IDX, []),
-    'all': (Front.FEATURES | vu.EVENT_IDX, [9014]),
-}
-
-
-@pytest.mark.parametrize('name', FEATURES)
-def test_frame_sizes(lab, name):
-    features, more = FEATURES[name]
-    with lab.attack(), lab.front('evil').start(features) as a, \
-            lab.front('mate', mac(3)).start(features) as b:
-        exchange(a, b, SIZES + more)
-        exchange(b, a, SIZES + more)
-
-
-@pytest.mark.parametrize('cuts', [(12,), (10, 2), (1, 1, 1), (0, 12, 0, 14), (11, 15, 60), (100,) * 9],
-                         ids=str)
-@pytest.mark.parametrize('indirect', [False, True])
-def test_any_layout(lab, mate, cuts, indirect):
-    with lab.attack(), lab.front('evil').start() as f:
-        f_out = frame(mate.mac, f.mac, 1000, 3)
-        f.transmit(f_out, cuts, 0x80000 if indirect else None)
-        assert mate.wait_frames(1, lambda g: g[:6] == mate.mac) == [f_out]
-
-
-def test_chain_ends_in_indirect(lab, mate):
-    with lab.attack(), lab.front('evil').start() as f:
-        out = frame(mate.mac, f.mac, 300, 1)
-        off, m, table = f.put(bytes(12) + out), f.mem, 0x80000
-        f.tx.set_desc(0, m.gpa(off), 12, vu.DESC_NEXT, 5)
-        f.tx.set_desc(5, m.gpa(table), 32, vu.DESC_INDIRECT)
-        f.tx.set_desc(0, m.gpa(off + 12), 200, vu.DESC_NEXT, 1, table)
-        f.tx.set_desc(1, m.gpa(off + 212), 100, 0, 0, table)
-        f.tx.offer(0)
-        f.tx.publish()
-        assert mate.wait_frames(1, lambda g: g[:6] == mate.mac) == [out]
-
-
-def test_memory_cut_in_regions(lab, mate):
-    """Neighbours in the file, far apart for the guest: a buffer may not run over a region's end
-    unless the guest has memory there."""
-    page = 4096
-    cut = [(0, 1 << 20), (1 << 20, page), ((1 << 20) + page, (1 << 20) - page), (2 << 20, 2 << 20)]
-    with lab.attack(), lab.front('evil', mem=Memory(regions=cut)).start() as f:
-        works(lab, f, mate)
-        f.tx.add([(0x100000 + page - 100, 200)], False)  # crosses: the guest has nothing behind it
-        f.tx.publish()
-        f.wait_used(f.tx)
-        assert lab.drops()['unmapped'] >= 1
-        works(lab, f, mate)
-
-
-@pytest.mark.parametrize('num, base', [(2, 0), (4, 65535), (8, 65530), (1024, 3), (4096, 0)])
-def test_ring_sizes_and_wrap(lab, mate, num, base):
-    mem = Memory(8 << 20)
-    with lab.attack(), lab.front('evil', mem=mem) as f:
-        f.rx, f.tx = Ring(mem, 0, num, base), Ring(mem, 1, num, base, at=0x80000)
-        f.slab = 2 << 20
-        f.start()
-        exchange(f, mate, [60 + i for i in range(20)])
-        exchange(mate, f, [60 + i for i in range(20)])
-
-
-def test_stop_and_continue(lab, mate):
-    with lab.attack(), lab.front('evil').start() as f:
-        works(lab, f, mate)
-        f.u64(vu.SET_STATUS, 0)  # before the rings are stopped, as QEMU up to 7.2 does
-        for r in f.rx, f.tx:
-            assert f.get_base(r.idx) == r.mem.u16(r.used + 2) != 0
-        mate.transmit(frame(f.mac, mate.mac, 60))
-        mate.wait_used(mate.tx)
-        assert f.rx.reap() == []  # stopped is silent
-        for r in f.rx, f.tx:
-            r.base = r.mem.u16(r.used + 2)
-            for step in f.set_num, f.set_base, f.set_addr, f.set_kick, f.set_call:
-                step(r)
-        works(lab, f, mate)
-
-
-def test_one_ring_stops_alone(lab, mate):
-    with lab.attack(), lab.front('evil').start() as f:
-        works(lab, f, mate)
-        f.get_base(f.tx.idx)
-        exchange(mate, f, [60, 1514])
-
-
-def test_disable_and_enable(lab, mate):
-    with lab.attack(), lab.front('evil').start() as f:
-        works(lab, f, mate)
-        for on in 0, 1:
-            f.enable(f.rx, on)
-            f.enable(f.tx, on)
-        works(lab, f, mate)
-
-
-def test_reset_device_and_again(lab, mate):
-    with lab.attack(), lab.front('evil').start() as f:
-        works(lab, f, mate)
-        f.do(vu.RESET_DEVICE)
-        for r in f.rx, f.tx:
-            r.base = r.avail_idx = r.used_idx = 0
-            r.free, r.chains = list(range(r.num)), {}
-            r.wipe()
-        f.set_features()
-        for step in f.ring_steps():
-            step()
-        f.post_rx()
-        works(lab, f, mate)
-
-
-def test_stale_base_starts_at_used(lab, mate):
-    """A front-end that only knows the available index must not lose the buffers in between."""
-    with lab.attack(), lab.front('evil') as f:
-        f.rx.add([(f.slab, 2048)], True)
-        f.rx.publish()
-        f.rx.base = f.rx.avail_idx
-        f.start(buffers=False)
-        exchange(mate, f, [60])
-
-
-def test_call_fd_replaced_signals_once(lab, mate):
-    with lab.attack(), lab.front('evil').start() as f:
-        works(lab, f, mate)
-        while f.rx.signalled(0.1):
-            pass
-        new = os.eventfd(0, os.EFD_NONBLOCK)
-        os.close(f.rx.call)
-        f.rx.call = new
-        f.set_call(f.rx)
-        assert f.rx.signalled(vu.TIMEOUT)
-        exchange(mate, f, [60])
-        assert f.rx.signalled(vu.TIMEOUT)
-
-
-def test_no_kick_fd_means_polling(lab, mate):
-    with lab.attack(), lab.front('evil') as f:
-        f.set_kick = lambda r: f.u64(vu.SET_VRING_KICK, r.idx | 0x100)
-        f.start()
-        time.sleep(0.3)  # long enough for a worker to sleep
-        f.tx.publish = lambda kick=True, p=f.tx.publish: p(False)
-        works(lab, f, mate)
-        assert lab.ring(1)['polled']
-
-
-def test_wakes_by_event_index(lab, mate):
-    """A driver that kicks only when the device asked for it."""
-    with lab.attack(), lab.front('evil').start(Front.FEATURES | vu.EVENT_IDX) as f:
-        event = f.tx.used + 4 + 8 * f.tx.num
-        for i in range(20):
-            old = f.tx.avail_idx
-            out = frame(mate.mac, f.mac, 60, i)
-            f.tx.add([(f.put(bytes(12) + out), 72)], False)
-            f.tx.publish(False)
-            if (f.tx.avail_idx - f.mem.u16(event) - 1) & 0xffff < (f.tx.avail_idx - old) & 0xffff:
-                os.eventfd_write(f.tx.kick, 1)
-            assert mate.wait_frames(1, lambda g: g[:6] == mate.mac) == [out]
-            f.wait_used(f.tx)
-            time.sleep(0.002 * (i % 3))  # sometimes into its sleep, sometimes not
-
-
-def test_memory_slots_under_traffic(lab, mate):
-    with lab.attack(), lab.front('evil').start() as f:
-        assert f.ask(vu.GET_MAX_MEM_SLOTS) >= 32
-        more = Memory(1 << 20)
-        g, n, u, o = vu.GPA + (7 << 32), 1 << 20, vu.UVA + (7 << 32), 0
-        region = struct.pack('<QQQQQ', 0, g, n, u, o)
-        for _ in range(5):
-            f.do(vu.ADD_MEM_REG, region, [more.fd])
-            out = frame(mate.mac, f.mac, 500)
-            more.map[64:64 + 512] = bytes(12) + out
-            f.tx.set_desc(200, g + 64, 512)
-            f.tx.offer(200)
-            f.tx.publish()
-            f.wait_used(f.tx)
-            assert mate.wait_frames(1, lambda x: x[:6] == mate.mac) == [out]
-            f.do(vu.REM_MEM_REG, region)
-            f.tx.offer(200)  # the same buffer, now gone
-            f.tx.publish()
-            f.wait_used(f.tx)
-            works(lab, f, mate)
-        more.close()
-        assert lab.drops()['unmapped'] >= 5
-
-
-def test_table_swapped_under_traffic(lab, mate):
-    with lab.attack(), lab.front('evil').start() as f:
-        for _ in range(20):
-            f.set_memory()
-            works(lab, f, mate)
-
-
-def test_rarp_moves_the_station(lab, mate):
-    with lab.attack(), lab.front('evil', mac(77)).start() as f:
-        f.do(vu.SEND_RARP, f.mac + b'\0\0')
-        macs = lab.rpc('macs.list')['macs']
-        assert any(m['mac'] == f.mac.hex(':') and m['port'] == 'evil' for m in macs)
-
-
-def test_mtu(lab, mate):
-    with lab.attack(), lab.front('evil').start() as f:
-        for bad in 0, 67, 65536, 1 << 40:
-            assert f.ack(vu.NET_SET_MTU, struct.pack('<Q', bad)) != 0
-        f.u64(vu.NET_SET_MTU, 1000)
-        exchange(mate, f, [1014])
-        before = lab.drops().get('mtu', 0)
-        mate.transmit(frame(f.mac, mate.mac, 1015))
-        mate.wait_used(mate.tx)
-        wait_for('counted', lambda: lab.drops().get('mtu', 0) == before + 1)
-
-
-# --- replies --------------------------------------------------------------------------------------
-
 U64S = {vu.GET_FEATURES, vu.GET_PROTOCOL_FEATURES, vu.GET_QUEUE_NUM, vu.GET_MAX_MEM_SLOTS,
         vu.GET_STATUS}
 
@@ -450,698 +212,550 @@ def test_no_reply_unasked(lab, req):
         assert f.alive()  # would read the stray reply first
 
 
-def test_queue_num_is_at_least_the_rings(lab):
+# --- the life of a ring ---------------------------------------------------------------------------
+
+def test_live_index(net):
+    a, b = net.pair()
+    for i in range(5):
+        cross(a, b, i)
+    a.send_frames(frame(b.mac, a.mac, 60, 9))
+    b.recv()
+    assert a.stop() == (5, 6)
+    assert a.get_base(1) == 6  # asking again changes nothing
+    assert a.get_base(17) == 0  # never set up
+    a.qemu_rings()
+    cross(a, b)
+    assert a.stop() == (6, 7)
+
+
+def test_stopping_one_ring_leaves_the_other(net):
+    a, b = net.pair()
+    cross(a, b)
+    a.rx.base = a.get_base(0)
+    f = frame(b.mac, a.mac, 60, 1)
+    a.send_frames(f)
+    assert b.recv() == f
+    b.send_frames(frame(a.mac, b.mac, 60, 2))
+    wait_for('drop', lambda: net.drops(a.name).get('not-ready') == 1)
+    a.stop()
+    a.qemu_rings()
+    cross(a, b, 3)
+
+
+@pytest.mark.parametrize('status_first', [True, False])
+def test_stop_and_cont(net, status_first):
+    """QEMU 7.2 sends SET_STATUS(0) before it asks for the indices, newer ones after."""
+    a, b = net.pair()
+    for i in range(3):
+        for k in range(i + 2):
+            cross(a, b, i)
+        before = (a.rx.used_idx, a.tx.avail_idx)
+        if status_first:
+            a.u64(vu.SET_STATUS, 0)
+        assert a.stop() == before
+        if not status_first:
+            a.u64(vu.SET_STATUS, 0)
+        assert not any(r['running'] for r in net.state(a.name)['rings'])
+        b.send_frames(frame(a.mac, b.mac, 60))
+        wait_for('drop', lambda: net.drops(a.name).get('not-ready') == i + 1)
+        assert a.rx.reap() == []  # stopped is silent
+        a.qemu_driver()
+        a.sync()
+    cross(a, b)
+
+
+def test_guest_reset(net):
+    """The driver begins again at 0 on the same connection."""
+    a, b = net.pair()
+    cross(a, b)
+    a.u64(vu.SET_STATUS, 0)
+    a.stop()
+    a.restart()
+    a.qemu_driver()
+    a.sync()
+    cross(a, b)
+
+
+def test_reset_device(net):
+    a, b = net.pair()
+    cross(a, b)
+    assert a.ack(vu.RESET_DEVICE) == 0
+    s = net.state(a.name)
+    assert s['state'] == 'connected' and s['features'] == [] and s['protocol_features']
+    assert not any(r['running'] or r['enabled'] for r in s['rings'])
+    assert a.ask(vu.GET_STATUS) == 0
+    a.restart()
+    a.qemu_driver()
+    a.each(a.enable)
+    a.sync()
+    cross(a, b)
+
+
+def test_disable_and_enable(net):
+    """A disabled ring is left alone and keeps its place."""
+    a, b = net.pair()
+    cross(a, b)
+    a.enable(a.tx, 0)
+    a.sync()
+    f = [frame(b.mac, a.mac, 60, i) for i in range(5)]
+    a.send_frames(*f)
+    assert a.tx.reap() == []
+    a.enable(a.tx)
+    assert b.recv(5) == f
+    cross(a, b)
+
+
+def test_new_call_eventfd_is_signalled_once(net):
+    a, b = net.pair()
+    cross(a, b)
+    old = []
+    for r in a.rings:
+        old.append(r.call)
+        r.call = os.eventfd(0, os.EFD_NONBLOCK)
+        a.set_call(r)
+        assert select.select([r.call], [], [], vu.TIMEOUT)[0]
+    cross(a, b)  # nobody asked for calls
+    assert [os.eventfd_read(r.call) for r in a.rings] == [1, 1]
+    for fd in old:
+        os.close(fd)
+    a.u64(vu.SET_VRING_CALL, 0x100)  # none at all
+    a.rx.want_call()
+    cross(a, b)
+    assert not a.rx.signalled()
+
+
+@pytest.mark.parametrize('features', [MODERN, MODERN & ~vu.EVENT_IDX])
+def test_calls_when_asked(net, features):
+    a, b = net.nic(features=features), net.nic()
+    cross(a, b)
+    a.rx.signalled(), a.tx.signalled()
+    for i in range(5):
+        a.each(lambda r: r.want_call(False))
+        cross(a, b, i)
+        cross(a, b, i)  # the burst of the first is over by now
+        assert not a.rx.signalled() and not a.tx.signalled()
+        a.rx.want_call()
+        b.send_frames(frame(a.mac, b.mac, 60))
+        assert a.rx.signalled(vu.TIMEOUT)
+        a.recv()
+        a.reap()
+        a.tx.want_call()
+        a.send_frames(frame(b.mac, a.mac, 60))
+        assert a.tx.signalled(vu.TIMEOUT)
+        b.recv()
+
+
+@pytest.mark.parametrize('features', [MODERN, MODERN & ~vu.EVENT_IDX])
+def test_kicks_when_asked(net, features):
+    """A switch that sleeps asks for a kick; awake it mostly does not; no frame is ever left."""
+    a, b = net.nic(features=features), net.nic()
+
+    def asleep():
+        if a.tx.event_idx:
+            return a.mem.u16(a.tx.used + 4 + 8 * a.tx.num) == a.tx.avail_idx
+        return a.mem.u16(a.tx.used) == 0
+    for i in range(10):
+        wait_for('sleep', asleep)
+        before = a.tx.kicks
+        cross(a, b, i)
+        assert a.tx.kicks == before + 1
+    frames = [frame(b.mac, a.mac, 60, i) for i in range(3000)]
+    for i in range(0, 3000, 10):
+        a.send_frames(*frames[i:i + 10])
+        b.poll()
+    assert b.recv(3000) == frames
+
+
+def test_ring_without_kick(net):
+    a, b = net.nic(polled=True), net.nic()
+    for i in range(20):
+        cross(a, b, i)
+    assert [r['polled'] for r in net.state(a.name)['rings']] == [True, True]
+
+
+@pytest.mark.parametrize('num', [1, 2, 4, 1024, 32768])
+def test_ring_sizes(net, num):
+    a, b = net.nic(num=num, bufs=min(num, 64)), net.nic()
+    for i in range(2 * num if num < 5 else 50):
+        cross(a, b, i)
+
+
+@pytest.mark.parametrize('order', ['qemu', 'cloud_hypervisor'])
+def test_index_wraps(net, order):
+    a, b = net.nic(base=65500, order=order), net.nic()
+    for i in range(70):
+        cross(a, b, i)
+    assert a.stop() == ((65500 + 70) & 0xffff,) * 2
+
+
+def test_reconnect(net):
+    """The same guest goes on through front-ends that come and go."""
+    a, b = net.pair()
+    cross(a, b)
+    for i in range(3):
+        a.s.close()
+        wait_for('end', lambda: net.state(a.name)['state'] == 'listening')
+        a.rx.base = a.tx.base = 0 if i else a.rx.avail_idx  # it may not know better
+        a.connect(net.path(a.name))
+        a.acks = True
+        a.begin(ORDERS[i])
+        cross(a, b, i)
+    s = net.state(a.name)
+    assert s['connects'] == 4 and s['messages_refused'] == 0
+
+
+def test_one_front_end_per_port(net):
+    a, b = net.pair()
+    with Front(net.path(a.name)) as second:
+        assert second.ended()
+    cross(a, b)
+
+
+def test_client_mode(net, tmp_path):
+    """The test listens, the switch dials, again and again."""
+    path = str(tmp_path / 'front.sock')
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(path)
+        s.listen(1)
+        s.settimeout(vu.TIMEOUT)
+        name = net.port(client=path)
+        b = net.nic()
+        for order in ORDERS[:2]:
+            with Nic(s.accept()[0], order) as a:
+                cross(a, b)
+                assert net.state(name)['role'] == 'client'
+    os.unlink(path)
+    wait_for('error', lambda: path in net.state(name)['last_error'])
+    assert net.state(name)['state'] == 'dialling'
+
+
+def test_stale_base_starts_at_used(lab, mate):
+    """A front-end that only knows the available index must not lose the buffers in between."""
     with lab.attack(), lab.front('evil') as f:
-        assert f.ask(vu.GET_QUEUE_NUM) >= 2
-
-
-# --- lies in the ring (the guest) -----------------------------------------------------------------
-# Each builds its lie on the transmit ring `r` of front-end `f` and offers it.
-
-def lie(f, r, head=0, **desc):
-    r.set_desc(head, **{'addr': f.mem.gpa(f.slab), 'length': 72, **desc})
-    r.offer(head)
-
-
-def table_of(f, r, entries, length=None, head=0, flags=vu.DESC_INDIRECT):
-    t = 0x80000
-    for i, e in enumerate(entries):
-        r.set_desc(i, *e, table=t)
-    r.set_desc(head, f.mem.gpa(t), 16 * len(entries) if length is None else length, flags)
-    r.offer(head)
-
-
-def long_chain(f, r):
-    for i in range(r.num):
-        r.set_desc(i, f.mem.gpa(f.slab), 1 << 20, vu.DESC_NEXT if i + 1 < r.num else 0, i + 1)
-    r.offer(0)
-
-
-END = vu.GPA + (4 << 20)  # one past the guest's memory
-CHAIN_LIES = {
-    # name: (lie, counted as)
-    'outside': (lambda f, r: lie(f, r, addr=1 << 50), 'unmapped'),
-    'null': (lambda f, r: lie(f, r, addr=0), 'unmapped'),
-    'top of the address space': (lambda f, r: lie(f, r, addr=2**64 - 1), 'unmapped'),
-    'leaves the region': (lambda f, r: lie(f, r, addr=END - 71), 'unmapped'),
-    'length wraps': (lambda f, r: lie(f, r, addr=2**64 - 8, length=72), 'unmapped'),
-    'length 4 GiB': (lambda f, r: lie(f, r, length=2**32 - 1), 'unmapped'),
-    'invalid address, length 0': (lambda f, r: lie(f, r, addr=1 << 50, length=0), 'no-header'),
-    'length 0': (lambda f, r: lie(f, r, length=0), 'no-header'),
-    'length 1': (lambda f, r: lie(f, r, length=1), 'no-header'),
-    'shorter than the header': (lambda f, r: lie(f, r, length=11), 'no-header'),
-    'header only': (lambda f, r: lie(f, r, length=12), 'runt'),
-    'frame of 13': (lambda f, r: lie(f, r, length=25), 'runt'),
-    'giant': (lambda f, r: lie(f, r, length=65557 + 13), 'giant'),
-    'loop of one': (lambda f, r: lie(f, r, flags=vu.DESC_NEXT, nxt=0), 'bad-chain'),
-    'loop of length 0': (lambda f, r: lie(f, r, length=0, flags=vu.DESC_NEXT, nxt=0), 'bad-chain'),
-    'long chain': (long_chain, 'giant'),
-    'next out of range': (lambda f, r: lie(f, r, flags=vu.DESC_NEXT, nxt=r.num), 'bad-chain'),
-    'next 65535': (lambda f, r: lie(f, r, flags=vu.DESC_NEXT, nxt=65535), 'bad-chain'),
-    'device-writable': (lambda f, r: lie(f, r, flags=vu.DESC_WRITE), 'bad-chain'),
-    'indirect empty': (lambda f, r: table_of(f, r, []), 'bad-chain'),
-    'indirect not a multiple': (lambda f, r: table_of(f, r, [(0, 0)], 17), 'bad-chain'),
-    'indirect 4 GiB': (lambda f, r: table_of(f, r, [], 0xfffffff0), 'bad-chain'),
-    'indirect nested': (lambda f, r: table_of(f, r, [(vu.GPA + 0x80000, 16, vu.DESC_INDIRECT)]),
-                        'bad-chain'),
-    'indirect with NEXT': (lambda f, r: table_of(f, r, [(vu.GPA, 72)],
-                                                 flags=vu.DESC_INDIRECT | vu.DESC_NEXT),
-                           'bad-chain'),
-    'indirect loop': (lambda f, r: table_of(f, r, [(vu.GPA, 72, vu.DESC_NEXT, 0)]), 'bad-chain'),
-    'indirect next out of range': (
-        lambda f, r: table_of(f, r, [(vu.GPA, 72, vu.DESC_NEXT, 1)]), 'bad-chain'),
-    'indirect outside': (lambda f, r: lie(f, r, addr=1 << 50, length=32, flags=vu.DESC_INDIRECT),
-                         'unmapped'),
-    'indirect crosses the end': (
-        lambda f, r: lie(f, r, addr=END - 8, length=32, flags=vu.DESC_INDIRECT), 'unmapped'),
-    'indirect buffer outside': (lambda f, r: table_of(f, r, [(1 << 50, 72)]), 'unmapped'),
-}
-
-
-@pytest.mark.parametrize('name', CHAIN_LIES)
-def test_lie_in_a_chain(lab, mate, name):
-    """The chain is dropped with its reason and given back; the ring lives on."""
-    build, reason = CHAIN_LIES[name]
-    with lab.attack(), lab.front('evil').start() as f:
-        works(lab, f, mate)
-        before = lab.drops()
-        for _ in range(3):
-            build(f, f.tx)
-            f.tx.publish()
-            assert f.wait_used(f.tx) == [(0, 0)]
-        after = lab.drops()
-        changed = {k: v - before.get(k, 0) for k, v in after.items() if v != before.get(k, 0)}
-        assert changed == {reason: 3}
-        f.tx.free = list(range(f.tx.num))
-        works(lab, f, mate)
-
-
-def broken_jump(f, r):
-    r.avail_idx = (r.avail_idx + r.num + 1) & 0xffff
-
-
-def broken_back(f, r):
-    r.avail_idx = (r.mem.u16(r.used + 2) - 1) & 0xffff
-
-
-RING_LIES = {
-    'available index jumps': (broken_jump, 'available index'),
-    'available index by 32768': (lambda f, r: [broken_jump(f, r) for _ in range(127)],
-                                 'available index'),
-    'available index goes back': (broken_back, 'available index'),
-    'head out of range': (lambda f, r: r.offer(r.num), 'beyond the ring'),
-    'head 65535': (lambda f, r: r.offer(65535), 'beyond the ring'),
-}
-
-
-@pytest.mark.parametrize('which', ['tx', 'rx'])
-@pytest.mark.parametrize('name', RING_LIES)
-def test_lie_breaks_the_ring(lab, mate, name, which):
-    """The ring stops, the error eventfd is signalled, the reason is shown; a new set-up heals it."""
-    build, says = RING_LIES[name]
-    with lab.attack(), lab.front('evil').start(buffers=which == 'tx') as f:
-        if which == 'tx':
-            works(lab, f, mate)
-        else:
-            f.post_rx(count=2)
-            exchange(mate, f, [60])
-            f.rx.reap()
-        r = getattr(f, which)
-        build(f, r)
-        r.publish()
-        for i in range(3):  # a receive ring is looked at when there is something for it
-            mate.transmit(frame(f.mac, mate.mac, 60))
-            mate.wait_used(mate.tx)
-        assert select.select([r.err], [], [], vu.TIMEOUT)[0], 'the err eventfd is silent'
-        state = lab.state()
-        assert says in state['last_error']
-        ring = next(x for x in state['rings'] if x['index'] == r.idx)
-        assert ring['broken'] and not ring['running']
-        assert f.alive()
-        f.get_base(r.idx)
-        r.base = r.avail_idx = r.used_idx = 0
-        r.free, r.chains = list(range(r.num)), {}
-        r.wipe()
-        for step in f.set_num, f.set_base, f.set_addr, f.set_kick, f.set_call:
-            step(r)
-        if which == 'rx':
-            f.post_rx()
-        f.received()  # what was sent above
-        works(lab, f, mate)
-
-
-RX_LIES = {
-    'outside': ([(1 << 50, 2048)], 'rx-unmapped'),
-    'leaves the region': ([(END - 10, 2048)], 'rx-unmapped'),
-    'length 0': ([(vu.GPA, 0)], 'buffers-small'),
-    'too small': ([(vu.GPA + 0x100000, 40)], 'buffers-small'),
-}
-
-
-@pytest.mark.parametrize('name', RX_LIES)
-def test_lie_in_a_receive_buffer(lab, mate, name):
-    parts, reason = RX_LIES[name]
-    with lab.attack(), lab.front('evil').start(vu.PROTOCOL | vu.VERSION_1, buffers=False) as f:
-        before = lab.drops().get(reason, 0)
-        f.rx.set_desc(0, *parts[0], vu.DESC_WRITE)
-        f.rx.offer(0)
+        f.rx.add([(f.slab, 2048)], True)
         f.rx.publish()
-        mate.transmit(frame(f.mac, mate.mac, 60))
-        mate.wait_used(mate.tx)
-        wait_for('counted', lambda: lab.drops().get(reason, 0) > before)
-        assert f.alive()
-
-
-def test_receive_buffer_not_writable(lab, mate):
-    with lab.attack(), lab.front('evil').start(buffers=False) as f:
-        mark = bytes(range(1, 65)) * 4
-        f.mem.map[f.slab:f.slab + len(mark)] = mark
-        f.rx.add([(f.slab, 2048)], False)
-        f.rx.publish()
-        before = lab.drops().get('rx-bad-chain', 0)
-        mate.transmit(frame(f.mac, mate.mac, 60))
-        mate.wait_used(mate.tx)
-        wait_for('counted', lambda: lab.drops().get('rx-bad-chain', 0) > before)
-        assert f.mem.map[f.slab:f.slab + len(mark)] == mark  # nothing was written
-
-
-def test_tiny_mergeable_buffers(lab, mate):
-    """Buffers of 16 bytes: either merged or dropped with a reason, never half a frame."""
-    with lab.attack(), lab.front('evil', num=1024, mem=Memory(8 << 20)) as f:
-        f.slab = 2 << 20
-        f.tx = Ring(f.mem, 1, 1024, at=0x80000)
+        f.rx.base = f.rx.avail_idx
         f.start(buffers=False)
-        f.post_rx(16, 1024)
-        exchange(mate, f, [60, 200])
-        mate.transmit(frame(f.mac, mate.mac, 1514))  # would need 96 buffers
-        mate.wait_used(mate.tx)
-        time.sleep(0.1)
-        assert all(len(x) == 1514 for x in f.received())
         exchange(mate, f, [60])
 
 
-def test_no_receive_buffers(lab, mate):
-    with lab.attack(), lab.front('evil').start(buffers=False) as f:
-        before = lab.drops().get('no-buffers', 0)
-        for _ in range(5):
-            mate.transmit(frame(f.mac, mate.mac, 60))
-            mate.wait_used(mate.tx)
-        wait_for('counted', lambda: lab.drops().get('no-buffers', 0) >= before + 5)
-        f.post_rx()
-        works(lab, f, mate)
+# --- memory ---------------------------------------------------------------------------------------
+
+def test_memory_moves_while_rings_run(net):
+    a, b = net.pair()
+    for i in range(10):
+        cross(a, b, i)
+        a.mem.move()
+        a.set_memory()
+        a.sync()
+    cross(a, b)
+    assert net.state(a.name)['memory_regions'] == 1
 
 
-@pytest.mark.parametrize('header', [
-    struct.pack('<BBHHHH', 1, 0, 0, 0, 0xffff, 0xffff), struct.pack('<BBHHHH', 0, 1, 54, 0, 0, 0),
-    struct.pack('<BBHHHH', 1, 4, 0, 1, 34, 16)], ids=['csum', 'gso size 0', 'gso size 1'])
-def test_offload_not_negotiated(lab, mate, header):
-    with lab.attack(), lab.front('evil').start() as f:
-        before = lab.drops().get('offload', 0)
-        f.transmit(frame(mate.mac, f.mac, 1000), header=header + b'\0\0')
-        f.wait_used(f.tx)
-        assert lab.drops().get('offload', 0) == before + 1
-        works(lab, f, mate)
+@pytest.mark.parametrize('order', ORDERS)
+def test_memory_table_again_under_traffic(net, order):
+    a, b = net.nic(order), net.nic()
+    sent = [frame(b.mac, a.mac, 60, i) for i in range(200)]
+    for i in range(0, 200, 5):
+        a.send_frames(*sent[i:i + 5])
+        a.set_memory()
+        b.poll()
+    assert b.recv(200) == sent
+    cross(a, b)
 
 
-def test_buffer_is_the_ring(lab, mate):
-    """A buffer that aliases the rings: a liar may read its own rings, and break only them."""
-    with lab.attack(), lab.front('evil').start(buffers=False) as f:
-        f.tx.add([(f.tx.desc, 4096)], False)
-        f.tx.publish()
-        f.wait_used(f.tx)
-        f.rx.add([(f.tx.desc, 8192)], True)  # receive into the transmit ring
-        f.rx.publish()
-        for _ in range(300):
-            mate.transmit(frame(f.mac, mate.mac, 1514))
-            mate.wait_used(mate.tx)
-        assert f.alive()
-
-
-def test_memory_is_rewritten_all_the_time(lab, mate):
-    """Another thread of the guest scribbles over descriptors while they are used."""
-    rnd = random.Random(1)
-    with lab.attack(), lab.front('evil').start() as f:
-        r = f.tx
-        for _ in range(3000):
-            i = rnd.randrange(r.num)
-            r.set_desc(i, vu.GPA + rnd.randrange(5 << 20), rnd.randrange(1 << rnd.randrange(1, 33)),
-                       rnd.randrange(8), rnd.randrange(r.num + 1))
-            if rnd.random() < 0.3 and (r.avail_idx - r.mem.u16(r.used + 2)) & 0xffff < r.num - 1:
-                r.offer(rnd.randrange(r.num))
-                r.publish()
-        assert f.alive()
-        f.received()
-
-
-def test_flood_starves_nobody(lab, mate):
-    with lab.attack(), lab.front('evil').start() as f:
-        r = f.tx
-        out = bytes(12) + frame(mate.mac, f.mac, 60)
-        f.mem.map[f.slab:f.slab + len(out)] = out
-        for i in range(r.num):
-            r.set_desc(i, f.mem.gpa(f.slab), len(out))
-            f.mem.set_u16(r.avail + 4 + 2 * i, i)
-        over = threading.Event()
-
-        def flood():
-            while not over.is_set():  # always full
-                r.avail_idx = (r.mem.u16(r.used + 2) + r.num) & 0xffff
-                r.publish()
-        t = threading.Thread(target=flood)
-        t.start()
-        try:
-            for _ in range(5):
-                lab.check_neighbours()
-        finally:
-            over.set()
-            t.join()
-
-
-# --- lies on the socket (the front-end) -----------------------------------------------------------
-
-def test_size_of_every_message(lab):
-    """A payload of a wrong size ends the connection before it is read."""
-    sizes = {vu.SET_FEATURES: 8, vu.SET_MEM_TABLE: 8, vu.SET_VRING_NUM: 8, vu.SET_VRING_ADDR: 40,
-             vu.GET_FEATURES: 0, vu.SET_OWNER: 0, vu.SET_VRING_KICK: 8, vu.ADD_MEM_REG: 40}
-    with lab.attack():
-        for req, size in sizes.items():
-            for wrong in {size + 1, size + 4, 4096, 4097, 0x7fffffff, 0xffffffff,
-                          max(size - 1, 1)} - {size}:
-                with lab.front('evil') as f:
-                    f.send(req, b'', size=wrong)
-                    f.ended()
-        assert 'payload' in lab.state()['last_error']
-
-
-@pytest.mark.parametrize('flags', [0, 2, 3, 5, 0x11, 0xffffffff])
-def test_flags(lab, flags):
-    with lab.attack(), lab.front('evil') as f:
-        f.send(vu.GET_FEATURES, flags=flags)
-        assert f.ended()
-
-
-def test_unknown_messages_are_survived(lab):
-    with lab.attack(), lab.front('evil') as f:
-        for req in 0, 7, 21, 33, 45, 1000, 0xffffffff:
-            f.send(req, bytes(100), [f.mem.fd, f.tx.kick])
-            assert f.ack(req, bytes(8)) != 0
-        assert f.alive()
-
-
-def test_fd_flood(lab):
-    fd = os.open('/dev/null', os.O_RDONLY)
-    with lab.attack():
-        for _ in range(20):
-            with lab.front('evil') as f, contextlib.suppress(vu.Closed):
-                for _ in range(50):  # ignored messages with fds: used or closed, never kept
-                    f.send(999, bytes(8), [fd] * 32)
-                f.alive()
-        for n in 33, 64, 253:
-            with lab.front('evil') as f, contextlib.suppress(vu.Closed):
-                f.send(vu.SET_MEM_TABLE, bytes(8), [fd] * n)
-                f.ended()
-        lab.check_neighbours()
-        assert lab.open_fds() <= lab.fds + 40  # at most what one message may bring
-    os.close(fd)
-
-
-@pytest.mark.parametrize('req', [vu.GET_FEATURES, vu.SET_OWNER, vu.SET_VRING_NUM])
-def test_fds_on_the_wrong_message(lab, req):
-    with lab.attack(), lab.front('evil') as f:
-        f.send(req, struct.pack('<II', 0, 8) if req == vu.SET_VRING_NUM else b'', [f.mem.fd])
-        assert f.ended()
-        assert 'file descriptors' in lab.state()['last_error']
-
-
-def test_fds_without_message(lab):
-    """Fds on single bytes of a header, until it is full."""
-    with lab.attack(), lab.front('evil') as f:
-        with contextlib.suppress(OSError):
-            for byte in struct.pack('<III', vu.GET_FEATURES, 1, 0):
-                f.s.sendmsg([bytes([byte])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS,
-                                               array.array('i', [f.mem.fd] * 10))])
-        assert f.ended()
-
-
-def test_repeated_fds_release_the_old(lab, mate):
-    with lab.attack(), lab.front('evil').start() as f:
-        steady = lab.open_fds()
-        for _ in range(100):
-            for r in f.rx, f.tx:
-                f.set_call(r)
-                f.set_err(r)
-                f.set_kick(r)
-        f.set_memory()
-        assert lab.open_fds() <= steady
-        works(lab, f, mate)
-
-
-@pytest.mark.parametrize('ring', [256, 257, 0x10000, 0x80000001, 0xffffffff])
-def test_ring_index(lab, ring):
-    with lab.attack():
-        for req in vu.SET_VRING_NUM, vu.SET_VRING_BASE, vu.GET_VRING_BASE, vu.SET_VRING_ENABLE:
-            with lab.front('evil') as f:
-                f.send(req, struct.pack('<II', ring, 1))
-                assert f.ended()
-        with lab.front('evil') as f:
-            f.send(vu.SET_VRING_ADDR, struct.pack('<II', ring, 0) + bytes(32))
-            assert f.ended()
-
-
-@pytest.mark.parametrize('num', [0, 3, 100, 32769, 65536, 0xffffffff])
-def test_ring_size(lab, num):
-    with lab.attack(), lab.front('evil') as f:
-        f.set_num = lambda r: f.send(vu.SET_VRING_NUM, struct.pack('<II', r.idx, num))
-        with contextlib.suppress(vu.Closed, AssertionError):
-            f.start()
-        state = lab.state()
-        assert state['last_error'] or any(not r['running'] for r in state['rings'])
-        assert not any(r['running'] for r in state['rings'])
-
-
-def refused_table(lab, f, regions, fds, says):
-    """The table is refused as a whole, and the one before still works."""
-    f.send(vu.SET_MEM_TABLE, f.table(regions), fds, 1 | vu.NEED_REPLY)
-    assert struct.unpack('<Q', f.reply(vu.SET_MEM_TABLE))[0] != 0
-    assert says in lab.state()['last_error']
+def test_slots_come_and_go_under_traffic(net):
+    mb = 1 << 20
+    a = net.nic('cloud_hypervisor', mem=Memory(6 * mb, [(0, 4 * mb), (4 * mb, mb), (5 * mb, mb)]))
+    b = net.nic()
+    assert net.state(a.name)['memory_regions'] == 3
+    for i in range(10):
+        gone = 1 + i % 2
+        a.rem_region(gone)
+        cross(a, b, i)
+        f = frame(b.mac, a.mac, 60, i)
+        off = (5 if gone == 1 else 4) * mb + 4096 * i  # in the region that is left
+        a.mem.map[off:off + 72] = bytes(12) + f
+        a.tx.add([(off, 72)], False)
+        a.tx.publish()
+        assert b.recv() == f
+        a.send_frames(frame(b.mac, a.mac, 900, 50))  # not waited for
+        a.add_region(gone)
+        b.recv()
+    assert a.ack(vu.REM_MEM_REG, struct.pack('<QQQQQ', 0, *a.mem.regions[0])) != 0
+    assert 'in which ring 0 runs' in net.state(a.name)['last_error']
+    cross(a, b)
+    assert net.drops(a.name) == {} and net.drops(b.name) == {}
 
 
 MB = 1 << 20
-TABLE_LIES = {
-    'size 0': ([(vu.GPA, 0, vu.UVA, 0)], 'empty'),
-    'gpa wraps': ([(2**64 - 4096, MB, vu.UVA, 0)], 'wraps'),
-    'uva wraps': ([(vu.GPA, MB, 2**64 - 4096, 0)], 'wraps'),
-    'offset wraps': ([(vu.GPA, MB, vu.UVA, 2**64 - 4096)], 'wraps'),
-    'offset beyond the file': ([(vu.GPA, MB, vu.UVA, 4 * MB)], 'has 4194304 bytes'),
-    'size beyond the file': ([(vu.GPA, 5 * MB, vu.UVA, 0)], 'has 4194304 bytes'),
-    'exabyte': ([(0, 1 << 62, 0, 0)], ''),
-    'overlap in gpa': ([(0, MB, 0, 0), (MB - 1, MB, 1 << 40, 0)], 'overlaps'),
-    'overlap in uva': ([(0, MB, 0, 0), (1 << 40, MB, MB - 1, 0)], 'overlaps'),
-    'duplicate': ([(0, MB, 0, 0), (0, MB, 0, 0)], 'overlaps'),
-}
 
 
-@pytest.mark.parametrize('name', TABLE_LIES)
-def test_lie_in_the_memory_table(lab, mate, name):
-    regions, says = TABLE_LIES[name]
-    with lab.attack(), lab.front('evil').start() as f:
-        refused_table(lab, f, regions, [f.mem.fd] * len(regions), says)
+def touching():
+    """Three regions that touch for the guest and lie in the file, and so here, in reverse order."""
+    mem, gpa = Memory(6 * MB), vu.GPA
+    mem.regions = []
+    for i, (off, size) in enumerate(((5 * MB, MB), (4 * MB, MB), (0, 4 * MB))):
+        mem.regions.append((gpa, size, vu.UVA + (i << 36), off))
+        gpa += size
+    return mem
+
+
+def pieces(mem, gpa, size):
+    """Where [gpa, gpa + size) lies in the file."""
+    while size:
+        off, n = next((o + gpa - g, g + s - gpa) for g, s, _, o in mem.regions if g <= gpa < g + s)
+        yield slice(off, off + min(n, size))
+        gpa, size = gpa + n, max(0, size - n)
+
+
+def store(mem, gpa, data):
+    for part in pieces(mem, gpa, len(data)):
+        n = part.stop - part.start
+        mem.map[part], data = data[:n], data[n:]
+
+
+def load(mem, gpa, size):
+    return b''.join(mem.map[part] for part in pieces(mem, gpa, size))
+
+
+@pytest.mark.parametrize('indirect', [False, True])
+def test_across_regions(net, indirect):
+    """Buffers and indirect tables that run from one region into the next one of the guest."""
+    a, b = net.nic(mem=touching()), net.nic(mem=touching(), bufs=0)
+    border, other = vu.GPA + MB, vu.GPA + 2 * MB
+    for k, back in enumerate((1, 11, 12, 13, 72, 100, 500, 1000)):
+        f = frame(b.mac, a.mac, 1514, k)
+        start = border - back
+        store(a.mem, start, bytes(12) + f)
+        head = a.tx.free.pop(0)
+        if indirect:
+            table = other - 2 * (k + 1)  # its entries are cut at any even place
+            store(a.mem, table, struct.pack('<QIHHQIHH', start, 3, vu.DESC_NEXT, 1, start + 3,
+                                            1523, 0, 0))
+            a.tx.set_desc(head, table, 32, vu.DESC_INDIRECT)
+        else:
+            a.tx.set_desc(head, start, 1526)
+        a.tx.offer(head)
+        into = b.rx.free.pop(0)
+        b.rx.set_desc(into, start, 2048, vu.DESC_WRITE)
+        b.rx.offer(into)
+        b.rx.publish()
+        a.tx.publish()
+        assert b.wait_used(b.rx) == [(into, 1526)]
+        assert load(b.mem, start, 1526) == bytes(10) + b'\1\0' + f
+        a.wait_used(a.tx)
+
+
+def test_memory_cut_in_regions(lab, mate):
+    """Neighbours in the file, far apart for the guest: a buffer may not run over a region's end
+    unless the guest has memory there."""
+    page = 4096
+    cut = [(0, 1 << 20), (1 << 20, page), ((1 << 20) + page, (1 << 20) - page), (2 << 20, 2 << 20)]
+    with lab.attack(), lab.front('evil', mem=Memory(regions=cut)).start() as f:
         works(lab, f, mate)
-
-
-def test_too_few_and_too_many_fds(lab, mate):
-    two = [(0, MB, 0, 0), (1 << 40, MB, 1 << 40, 0)]
-    with lab.attack():
-        with lab.front('evil').start() as f:
-            refused_table(lab, f, two, [f.mem.fd], 'not shared')
-            works(lab, f, mate)
-        with lab.front('evil') as f:
-            f.send(vu.SET_MEM_TABLE, f.table(two), [f.mem.fd] * 3)
-            assert f.ended()
-        with lab.front('evil') as f:  # more regions than its payload
-            f.send(vu.SET_MEM_TABLE, struct.pack('<II', 1000, 0))
-            assert f.ended()
-
-
-def test_region_slots_lies(lab, mate):
-    with lab.attack(), lab.front('evil').start() as f:
-        def region(g, n, u, o=0):
-            return struct.pack('<QQQQQ', 0, g, n, u, o)
-        assert f.ack(vu.ADD_MEM_REG, region(vu.GPA, MB, 1 << 40), [f.mem.fd]) != 0  # overlaps
-        assert f.ack(vu.ADD_MEM_REG, region(1 << 50, MB, 1 << 50)) != 0  # no fd
-        assert f.ack(vu.REM_MEM_REG, region(1 << 50, MB, 1 << 50)) != 0  # none there
-        g, n, u, o = f.mem.regions[0]
-        assert f.ack(vu.REM_MEM_REG, region(g, n, u)) != 0  # rings run in it
-        works(lab, f, mate)
-
-
-def test_many_slots(lab):
-    """As many regions as are promised, and one more."""
-    with lab.attack(), lab.front('evil') as f:
-        slots = f.ask(vu.GET_MAX_MEM_SLOTS)
-        results = [f.ack(vu.ADD_MEM_REG, struct.pack('<QQQQQ', 0, i << 13, 4096, i << 13, 0),
-                         [f.mem.fd]) for i in range(slots + 1)]
-        assert results[:slots] == [0] * slots and results[slots] != 0
-
-
-@pytest.mark.parametrize('part', ['desc', 'avail', 'used'])
-@pytest.mark.parametrize('what', ['misaligned', 'outside', 'crosses the end', 'wraps'])
-def test_ring_address(lab, mate, part, what):
-    with lab.attack(), lab.front('evil') as f:
-        where = {'misaligned': f.mem.uva(getattr(f.tx, part)) + 1, 'outside': 0x1000,
-                 'crosses the end': vu.UVA + (4 << 20) - 16, 'wraps': 2**64 - 16}[what]
-        f.set_addr = lambda r: f.ack(vu.SET_VRING_ADDR, f.addr(r, **{part: where} if r.idx else {}))
-        with contextlib.suppress(AssertionError):
-            f.start()
-        ring = lab.ring(1)
-        assert ring is None or not ring['running']
-        assert lab.state()['last_error']
-
-
-def test_ring_misaligned_by_the_file_offset(lab):
-    """Aligned in the front-end's addresses, but not where it is mapped here."""
-    with lab.attack(), lab.front('evil', mem=Memory(5 << 20)) as f:
-        f.mem.regions = [(vu.GPA, 4 << 20, vu.UVA, 1)]
-        f.mem.uva = lambda off: vu.UVA + off
-        with contextlib.suppress(AssertionError):
-            f.start(buffers=False)
-        assert not any(r['running'] for r in lab.state()['rings'])
-        assert 'aligned' in lab.state()['last_error']
-
-
-def test_rings_overlap(lab):
-    with lab.attack(), lab.front('evil') as f:
-        f.tx.used = f.tx.avail - 4
-        with contextlib.suppress(AssertionError):
-            f.start(buffers=False)
-        assert not lab.ring(1)['running']
-        assert 'overlap' in lab.state()['last_error']
-
-
-def test_used_and_avail_far_apart(lab):
-    with lab.attack(), lab.front('evil') as f:
-        f.mem.set_u16(f.tx.avail + 2, 5000)
-        with contextlib.suppress(AssertionError):
-            f.start(buffers=False)
-        assert not lab.ring(1)['running']
-
-
-def not_eventfds():
-    r, w = os.pipe()
-    yield 'pipe', w
-    yield 'pipe reader', r
-    yield 'file', os.open('/etc/passwd', os.O_RDONLY)
-    yield 'null', os.open('/dev/null', os.O_RDWR)
-    yield 'memfd', os.memfd_create('x')
-    a, b = socket.socketpair()
-    yield 'socket', a.detach()
-    os.close(b.detach())
-    ep = select.epoll()
-    yield 'epoll', os.dup(ep.fileno())
-    ep.close()
-
-
-@pytest.mark.parametrize('req', [vu.SET_VRING_KICK, vu.SET_VRING_CALL, vu.SET_VRING_ERR])
-def test_eventfd_is_something_else(lab, mate, req):
-    with lab.attack(), lab.front('evil').start() as f:
-        for name, fd in not_eventfds():
-            assert f.ack(req, struct.pack('<Q', 1), [fd]) != 0, name
-            os.close(fd)
-        assert 'eventfd' in lab.state()['last_error']
-        works(lab, f, mate)
-
-
-def test_features_not_offered(lab):
-    with lab.attack(), lab.front('evil') as f:
-        offered = f.ask(vu.GET_FEATURES)
-        for bit in range(64):
-            refused = f.ack(vu.SET_FEATURES, struct.pack('<Q', 1 << bit)) != 0
-            assert refused == (not offered >> bit & 1), f'bit {bit}'
-        offered = f.ask(vu.GET_PROTOCOL_FEATURES)
-        for bit in range(64):
-            refused = f.ack(vu.SET_PROTOCOL_FEATURES, struct.pack('<Q', 1 << bit)) != 0
-            assert refused == (not offered >> bit & 1), f'protocol bit {bit}'
-        f.ack(vu.SET_FEATURES, struct.pack('<Q', 1 << 63))
-        f.u64(vu.SET_STATUS, 0xb)
-        assert not f.ask(vu.GET_STATUS) & 8  # FEATURES_OK does not stick
-
-
-def test_features_change_while_running(lab, mate):
-    with lab.attack(), lab.front('evil').start() as f:
-        assert f.ack(vu.SET_FEATURES, struct.pack('<Q', vu.PROTOCOL)) != 0
-        works(lab, f, mate)
-
-
-@pytest.mark.parametrize('cut', [1, 11, 12, 15, 19])
-def test_half_a_message(lab, cut):
-    """Somebody else is served meanwhile, and the half message ends by itself or with its sender."""
-    whole = struct.pack('<III', vu.SET_FEATURES, 1, 8) + bytes(8)
-    with lab.attack(), lab.front('evil') as f:
-        f.s.sendall(whole[:cut])
-        lab.check_neighbours()
-        assert lab.state()['state'] == 'connected'
-        f.s.close()
-        wait_for('noticed', lambda: lab.state()['state'] == 'listening')
-        assert 'middle of a message' in lab.state()['last_error']
-
-
-def test_half_a_message_has_a_deadline(lab):
-    with lab.attack(), lab.front('evil') as f:
-        f.s.sendall(b'\1')
-        assert f.ended()
-        assert 'in time' in lab.state()['last_error']
-
-
-def test_unread_replies(lab):
-    """Questions without end, and no answer is read."""
-    with lab.attack(), lab.front('evil') as f:
-        f.s.setblocking(False)
-        question = struct.pack('<III', vu.GET_FEATURES, 1, 0) * 100
-        end = time.monotonic() + vu.TIMEOUT
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            while time.monotonic() < end:
-                with contextlib.suppress(BlockingIOError):
-                    while True:
-                        f.s.send(question)
-                if lab.state()['state'] == 'listening':
-                    break
-                time.sleep(0.1)
-        wait_for('ended', lambda: lab.state()['state'] == 'listening')
-        assert 'replies' in lab.state()['last_error']
-
-
-def test_message_flood(lab):
-    with lab.attack(), lab.front('evil') as f:
-        for _ in range(200):
-            f.s.sendall(struct.pack('<IIIQ', vu.SET_STATUS, 1, 8, 0) * 50)
-        lab.check_neighbours()
-        assert f.alive()
-
-
-def test_connect_flood(lab):
-    with lab.attack():
-        keep = []
-        for _ in range(40):
-            with contextlib.suppress(OSError):
-                s = socket.socket(socket.AF_UNIX)
-                s.settimeout(0.2)
-                keep.append(s)
-                s.connect(os.path.join(lab.run, 'evil.sock'))
-        lab.check_neighbours()
-        for s in keep:
-            s.close()
-    wait_for('listening', lambda: lab.state()['state'] == 'listening')
-
-
-def test_reconnect_loop(lab, mate):
-    with lab.attack():
-        for _ in range(30):
-            with lab.front('evil').start() as f:
-                exchange(f, mate, [60])
-
-
-# --- what a worker must not wait for --------------------------------------------------------------
-
-def fill(fd):
-    """Blocking, and full: the next write would wait for ever."""
-    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_NONBLOCK)
-    with contextlib.suppress(BlockingIOError):
-        os.eventfd_write(fd, 1)
-    os.eventfd_read(fd)
-    os.eventfd_write(fd, 2**64 - 2)
-
-
-def test_call_eventfd_blocking_and_full(lab, mate):
-    with lab.attack(), lab.front('evil').start() as f:
-        works(lab, f, mate)
-        for r in f.rx, f.tx:
-            fill(r.call)
-        works(lab, f, mate)
-        for r in f.rx, f.tx:
-            f.set_call(r)  # signalled once when set
-        lab.check_neighbours()
-        works(lab, f, mate)
-        fill(f.tx.err)  # and the one for errors
-        broken_jump(f, f.tx)
+        f.tx.add([(0x100000 + page - 100, 200)], False)  # crosses: the guest has nothing behind it
         f.tx.publish()
-        wait_for('broken', lambda: lab.ring(1)['broken'])
+        f.wait_used(f.tx)
+        assert lab.drops()['unmapped'] >= 1
+        works(lab, f, mate)
 
 
-def test_kick_eventfd_blocking_and_drained(lab, mate):
-    """A read of the kick eventfd would wait as well: we empty it before the switch can."""
+def test_memory_slots_under_traffic(lab, mate):
     with lab.attack(), lab.front('evil').start() as f:
-        fcntl.fcntl(f.tx.kick, fcntl.F_SETFL, 0)
-        for i in range(50):
+        assert f.ask(vu.GET_MAX_MEM_SLOTS) >= 32
+        more = Memory(1 << 20)
+        g, n, u, o = vu.GPA + (7 << 32), 1 << 20, vu.UVA + (7 << 32), 0
+        region = struct.pack('<QQQQQ', 0, g, n, u, o)
+        for _ in range(5):
+            f.do(vu.ADD_MEM_REG, region, [more.fd])
+            out = frame(mate.mac, f.mac, 500)
+            more.map[64:64 + 512] = bytes(12) + out
+            f.tx.set_desc(200, g + 64, 512)
+            f.tx.offer(200)
             f.tx.publish()
-            if select.select([f.tx.kick], [], [], 0)[0]:
-                os.set_blocking(f.tx.kick, False)
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(f.tx.kick)
-                os.set_blocking(f.tx.kick, True)
-            time.sleep(0.001 * (i % 4))
-        works(lab, f, mate)
-        os.set_blocking(f.tx.kick, False)
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_write(f.tx.kick, 2**64 - 3)  # always readable: no spin
-        time.sleep(0.1)
-        works(lab, f, mate)
+            f.wait_used(f.tx)
+            assert mate.wait_frames(1, lambda x: x[:6] == mate.mac) == [out]
+            f.do(vu.REM_MEM_REG, region)
+            f.tx.offer(200)  # the same buffer, now gone
+            f.tx.publish()
+            f.wait_used(f.tx)
+            works(lab, f, mate)
+        more.close()
+        assert lab.drops()['unmapped'] >= 5
 
 
-def test_memory_file_truncated(lab, mate):
-    """SIGBUS: the port goes down with the reason, the process does not."""
+# --- the rest of the device -----------------------------------------------------------------------
+
+def test_mtu(net):
+    a, b = net.pair()
+    cross(a, b)
+    assert a.ack(vu.NET_SET_MTU, u64(1000)) == 0
+    f = frame(a.mac, b.mac, 1014)
+    b.send_frames(f)
+    assert a.recv() == f
+    b.send_frames(frame(a.mac, b.mac, 1015))
+    wait_for('drop', lambda: net.drops(a.name) == {'mtu': 1})
+    cross(a, b)
+    c = net.nic(options={'mtu': '1500'})
+    assert c.ack(vu.NET_SET_MTU, u64(1500)) == 0
+    assert c.ack(vu.NET_SET_MTU, u64(9000)) != 0
+
+
+def test_rarp_moves_the_station(net):
+    a, b = net.pair()
+    c = net.nic()
+    station = bytes.fromhex('52540000004d')
+    a.send_frames(frame(b'\xff' * 6, station, 60))
+    b.recv(), c.recv()
+
+    def where():
+        return {m['mac']: m['port']
+                for m in net.lab.rpc('macs.list', bridge=net.bridge)['macs']}
+    assert where() == {station.hex(':'): a.name}
+    b.do(vu.SEND_RARP, station + bytes(2))  # it has migrated
+    b.sync()
+    assert where() == {station.hex(':'): b.name}
+    f = frame(station, c.mac, 60)
+    c.send_frames(f)
+    assert b.recv() == f
+    assert a.received() == []
+
+
+def test_more_queue_pairs(net):
+    """More rings than the first pair are accepted, and their transmit rings are polled."""
+    a, b = net.pair()
+    more = Ring(a.mem, 7, 64, at=a.slab - 0x2000)
+    for step in (a.set_num, a.set_base, a.set_addr, a.set_kick, a.enable):
+        step(more)
+    a.sync()
+    f = frame(b.mac, a.mac, 60)
+    more.add([(a.put(bytes(12) + f), 72)], False)
+    more.publish()
+    assert b.recv() == f
+    cross(a, b)
+    more.close()
+
+
+# --- frames ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('features', [MODERN, PLAIN, LEGACY, LEGACY | vu.MRG_RXBUF,
+                                      vu.PROTOCOL | vu.EVENT_IDX])
+def test_every_size(net, features):
+    a, b = net.nic(features=features), net.nic()
+    a.send_frames(frame(b.mac, a.mac, 60))
+    b.recv()
+    for i in range(14, 1515, 100):
+        sizes = range(i, min(i + 100, 1515))
+        out = [frame(b.mac, a.mac, n, n) for n in sizes]
+        back = [frame(a.mac, b.mac, n, n) for n in sizes]
+        a.send_frames(*out)
+        b.send_frames(*back)
+        for nic, sent in ((b, out), (a, back)):
+            assert nic.recv(len(sent)) in (sent, sent[0])
+
+
+JUMBO = [1515, 1526, 2036, 2037, 4000, 8999, 9000, 9014, 16384, 32767, 65535, 65557]
+
+
+def test_jumbo_frames_into_merged_buffers(net):
+    a, b = net.pair()
+    for n in JUMBO:
+        cross(a, b, n, n)
+        cross(a, b, n, n, cuts=at(12, 12 + 1448, 12 + 9000))
+
+
+def test_jumbo_frames_into_one_buffer(net):
+    a, b = net.pair(features=PLAIN, rx_size=65584, bufs=16)
+    for n in JUMBO:
+        cross(a, b, n, n)
+
+
+@pytest.mark.parametrize('size', [64, 100, 128, 1500, 1536])
+def test_small_buffers_are_merged(net, size):
+    a, b = net.nic(rx_size=size), net.nic()
+    for n in (14, 52, 53, size - 12, size - 11, 2 * size - 12, 2 * size - 11, 1000, 1514):
+        cross(a, b, n, n)
+    wait_for('rest', lambda: net.state(a.name)['rings'][0]['fill'] == 256)
+
+
+@pytest.mark.parametrize('features', [MODERN, LEGACY, LEGACY | vu.MRG_RXBUF])
+@pytest.mark.parametrize('ends', [
+    (1,), (5, 9), (10,), (12,), (10, 24), (11, 13), tuple(range(1, 40)), (12, 26), (12, 138, 140),
+    (139,), (140,), (141,), (191,), (192,), (193,), (268,), (700,), tuple(range(100, 1500, 100))],
+    ids=lambda e: f'{e[0]}-{e[-1]}')
+def test_header_and_frame_in_any_pieces(net, features, ends):
+    a, b = net.nic(features=features), net.nic()
+    for n in (60, 1514):
+        cross(a, b, n, n, cuts=at(*ends))
+
+
+def test_as_many_descriptors_as_the_ring_has(net):
+    a, b = net.pair()
+    for n, cuts in ((244, [1] * 255), (1514, [6] * 254)):
+        f = frame(b.mac, a.mac, n)
+        a.send_frames(f, cuts=cuts)
+        assert b.recv() == f
+
+
+@pytest.mark.parametrize('n_pieces', [1, 2, 3, 17, 120])
+def test_indirect_tables(net, n_pieces):
+    a, b = net.pair()
+    for n in (60, 1514):
+        f = frame(b.mac, a.mac, n)
+        a.send_frames(f, cuts=[(n + 12) // n_pieces] * (n_pieces - 1), table=a.slab - 0x1000)
+        assert b.recv() == f
+
+
+def test_receive_buffers_in_pieces_and_indirect(net):
+    """As Linux posts without mergeable buffers: header, then data; and the same indirectly."""
+    a, b = net.nic(features=MODERN & ~vu.MRG_RXBUF, bufs=0), net.nic()
+    for i, n in enumerate((14, 60, 500, 1514)):
+        off = a.tx_at + 4096 * i
+        parts = [(off, 7), (off + 7, 5), (off + 12, 100), (off + 112, 1900)]
+        head = a.rx.add(parts, True, None if i % 2 else a.slab - 0x1000)
+        a.rx.publish()
+        f = frame(a.mac, b.mac, n, i)
+        b.send_frames(f)
+        assert a.wait_used(a.rx) == [(head, n + 12)]
+        assert a.mem.map[off:off + n + 12] == bytes(10) + b'\1\0' + f
+
+
+@pytest.mark.parametrize('cuts', [(12,), (10, 2), (1, 1, 1), (0, 12, 0, 14), (11, 15, 60), (100,) * 9],
+                         ids=str)
+@pytest.mark.parametrize('indirect', [False, True])
+def test_any_layout(lab, mate, cuts, indirect):
     with lab.attack(), lab.front('evil').start() as f:
-        works(lab, f, mate)
-        off = f.put(bytes(12) + frame(mate.mac, f.mac, 1000))
-        f.tx.add([(off, 1012)], False)
-        os.ftruncate(f.mem.fd, 1 << 20)  # the rings stay, the buffers go
+        f_out = frame(mate.mac, f.mac, 1000, 3)
+        f.transmit(f_out, cuts, 0x80000 if indirect else None)
+        assert mate.wait_frames(1, lambda g: g[:6] == mate.mac) == [f_out]
+
+
+def test_chain_ends_in_indirect(lab, mate):
+    with lab.attack(), lab.front('evil').start() as f:
+        out = frame(mate.mac, f.mac, 300, 1)
+        off, m, table = f.put(bytes(12) + out), f.mem, 0x80000
+        f.tx.set_desc(0, m.gpa(off), 12, vu.DESC_NEXT, 5)
+        f.tx.set_desc(5, m.gpa(table), 32, vu.DESC_INDIRECT)
+        f.tx.set_desc(0, m.gpa(off + 12), 200, vu.DESC_NEXT, 1, table)
+        f.tx.set_desc(1, m.gpa(off + 212), 100, 0, 0, table)
+        f.tx.offer(0)
         f.tx.publish()
-        assert f.ended()
-        wait_for('shown', lambda: 'truncated' in (lab.state()['last_error'] or ''))
-    with lab.front('evil').start() as f:
-        works(lab, f, mate)
+        assert mate.wait_frames(1, lambda g: g[:6] == mate.mac) == [out]
 
 
-@pytest.mark.parametrize('keep', [0, 4096])
-def test_ring_memory_truncated(lab, mate, keep):
-    with lab.attack(), lab.front('evil').start() as f:
-        works(lab, f, mate)
-        os.ftruncate(f.mem.fd, keep)
-        mate.transmit(frame(f.mac, mate.mac, 60))
-        os.eventfd_write(f.tx.kick, 1)
-        assert f.ended()
-    with lab.front('evil').start() as f:
-        works(lab, f, mate)
-
-
-def test_memory_truncated_before_the_start(lab, mate):
-    with lab.attack(), lab.front('evil') as f:
-        steps = f.steps()
-        for step in steps[:4]:
-            step()
-        os.ftruncate(f.mem.fd, 0)
-        with contextlib.suppress(AssertionError, vu.Closed):
-            for step in steps[4:]:
-                step()
-            f.ended()
-    with lab.front('evil').start() as f:
-        works(lab, f, mate)
-
-
-def disk_file():
-    """A file whose page faults wait for a disk; None where there is no such file system."""
-    f = tempfile.TemporaryFile(dir='/var/tmp')
-    out = subprocess.run(['stat', '-f', '-c', '%T', '/var/tmp'], capture_output=True, text=True)
-    if out.stdout.strip() == 'tmpfs':
-        pytest.skip('/var/tmp is on tmpfs')
-    return os.dup(f.fileno())
-
-
-def test_memory_on_a_disk_is_refused(lab):
-    with lab.attack(), lab.front('evil', mem=Memory(fd=disk_file())) as f:
-        assert f.ack(vu.SET_MEM_TABLE, f.table(), [f.mem.fd]) != 0
-        assert 'any-fs' in lab.state()['last_error']
-
-
-def test_memory_on_a_disk_with_any_fs(lab, mate):
-    with lab.attack(), lab.front('anyfs', mem=Memory(fd=disk_file())).start() as f:
-        works(lab, f, mate)
+def test_many_frames_both_ways(net):
+    """Order and content hold when both rings run full."""
+    a, b = net.pair()
+    total = 3000
+    sent = [0, 0]
+    f = [[frame(b.mac, a.mac, 300, i) for i in range(total)],
+         [frame(a.mac, b.mac, 300, i) for i in range(total)]]
+    cross(a, b)
+    while min(len(b.inbox), len(a.inbox)) < total:
+        for k, (x, y) in enumerate(((a, b), (b, a))):
+            if sent[k] < total and sent[k] - len(y.inbox) < 200:
+                x.send_frames(*f[k][sent[k]:sent[k] + 25])
+                sent[k] += 25
+            y.poll()
+    assert [b.inbox, a.inbox] == f

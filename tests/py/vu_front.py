@@ -6,6 +6,7 @@ shows here.  It is as polite as it is told to be: every step of the set-up can b
 or replaced, and every byte of a ring can be written by hand.
 
     Front       one connection: messages, memory, rings
+    Nic         a Front that begins in the order of a known front-end and keeps to all rules
     Memory      a file shared with the back-end: region i has its own guest and user addresses
     Ring        a split virtqueue in that memory, driver side
 """
@@ -16,6 +17,7 @@ import os
 import select
 import socket
 import struct
+import threading
 import time
 
 TIMEOUT = 60  # seconds for what takes microseconds: the machine may be slow
@@ -36,7 +38,15 @@ MQ, RARP, REPLY_ACK, NET_MTU, P_RESET, MEM_SLOTS, STATUS = (1 << b for b in (0, 
 NEED_REPLY = 8
 DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4
 
+_barrier = threading.Lock()
+
 GPA, UVA = 0x10000000, 0x7f5500000000  # of the first byte of memory
+
+
+def fence():
+    """A full memory fence: taking a lock is one."""
+    with _barrier:
+        pass
 
 
 class Closed(Exception):
@@ -67,13 +77,28 @@ class Memory:
     def set_u16(self, off, v):
         struct.pack_into('<H', self.map, off, v & 0xffff)
 
+    def move(self):
+        """The same bytes in another file, as after a hotplug."""
+        old, data = self.fd, self.map[:]
+        self.fd = os.memfd_create('guest')
+        os.ftruncate(self.fd, self.size)
+        self.map.close()
+        self.map = mmap.mmap(self.fd, self.size)
+        self.map[:] = data
+        os.close(old)
+
     def close(self):
         self.map.close()
         os.close(self.fd)
 
 
 class Ring:
-    """Ring `idx` of a front-end. Even: the guest receives; odd: it sends."""
+    """Ring `idx` of a front-end. Even: the guest receives; odd: it sends.
+
+    A polite ring kicks only when the device asked for it; event_idx says in which of the two ways.
+    """
+
+    polite = event_idx = False
 
     def __init__(self, mem, idx, num=256, base=0, at=None):
         self.mem, self.idx, self.num, self.base = mem, idx, num, base
@@ -81,6 +106,8 @@ class Ring:
         self.avail = self.desc + 16 * num
         self.used = (self.avail + 6 + 2 * num + 3) & ~3
         self.avail_idx = self.used_idx = base
+        self.published = base
+        self.kicks = 0
         self.free = list(range(num))
         self.chains = {}
         self.kick = os.eventfd(0, os.EFD_NONBLOCK)
@@ -105,8 +132,27 @@ class Ring:
 
     def publish(self, kick=True):
         self.mem.set_u16(self.avail + 2, self.avail_idx)
-        if kick:
+        if kick and (not self.polite or self.wanted()):
+            self.kicks += 1
             os.eventfd_write(self.kick, 1)
+        self.published = self.avail_idx
+
+    def wanted(self):
+        """Did the device ask for a kick for what publish() has just shown it?"""
+        fence()
+        if self.event_idx:
+            event = self.mem.u16(self.used + 4 + 8 * self.num)
+            return ((self.avail_idx - event - 1) & 0xffff <
+                    (self.avail_idx - self.published) & 0xffff)
+        return not self.mem.u16(self.used) & 1
+
+    def want_call(self, wanted=True):
+        """Ask to be signalled for the next used entry, or not at all."""
+        if self.event_idx:
+            self.mem.set_u16(self.avail + 4 + 2 * self.num, self.used_idx - (not wanted))
+        else:
+            self.mem.set_u16(self.avail, not wanted)
+        fence()
 
     def add(self, parts, write, table=None):
         """Post [(offset, length)...] as one chain, or through an indirect table at `table`."""
@@ -148,6 +194,12 @@ class Ring:
         os.eventfd_read(self.call)
         return True
 
+    def restart(self):
+        """The driver begins anew, at 0."""
+        self.base = self.avail_idx = self.used_idx = self.published = 0
+        self.free, self.chains = list(range(self.num)), {}
+        self.wipe()
+
     def close(self):
         for fd in self.kick, self.call, self.err:
             os.close(fd)
@@ -157,16 +209,25 @@ class Front:
     FEATURES = PROTOCOL | VERSION_1 | MRG_RXBUF | INDIRECT
     PROTOCOLS = MQ | REPLY_ACK | STATUS | MEM_SLOTS | RARP | NET_MTU | P_RESET
 
+    acks = True  # ask for an answer to every message
+
     def __init__(self, path, mac=None, mem=None, num=256):
-        self.s = socket.socket(socket.AF_UNIX)
-        self.s.settimeout(TIMEOUT)
-        self.s.connect(path)
+        self.connect(path)
         self.mac = mac or b'\x52\x54\0\0\0\x01'
         self.mem = mem or Memory()
         self.rx, self.tx = Ring(self.mem, 0, num), Ring(self.mem, 1, num)
         self.features = self.FEATURES
         self.slab = 1 << 20  # rx buffers from here, tx buffers from 3 MiB
         self.n_tx = 0
+
+    def connect(self, path):
+        """path may be a connected socket, too."""
+        if isinstance(path, socket.socket):
+            self.s = path
+        else:
+            self.s = socket.socket(socket.AF_UNIX)
+            self.s.connect(path)
+        self.s.settimeout(TIMEOUT)
 
     def __enter__(self):
         return self
@@ -221,7 +282,15 @@ class Front:
         return struct.unpack('<Q', self.reply(req))[0]
 
     def do(self, req, payload=b'', fds=()):
-        assert self.ack(req, payload, fds) == 0, f'message {req} was refused'
+        if self.acks:
+            assert self.ack(req, payload, fds) == 0, f'message {req} was refused'
+        else:
+            self.send(req, payload, fds)
+
+    def sync(self):
+        """Whatever was sent before has been carried out, and nothing was answered twice."""
+        self.ask(GET_FEATURES)
+        assert not select.select([self.s], [], [], 0)[0], 'an answer that nobody asked for'
 
     def u64(self, req, v, fds=()):
         self.do(req, struct.pack('<Q', v), fds)
@@ -324,9 +393,13 @@ class Front:
             self.rx.add([(self.slab + size * i, size)], True)
         self.rx.publish()
 
+    @property
+    def tx_slab(self):
+        return self.slab * 3
+
     def put(self, data):
-        """data into transmit memory; its offset. 16 slots of 64 KiB."""
-        off = self.slab * 3 + (self.n_tx % 15) * 0x10000 % (self.mem.size - self.slab * 3)
+        """data into transmit memory; its offset. 15 slots of 64 KiB."""
+        off = self.tx_slab + (self.n_tx % 15) * 0x10000 % (self.mem.size - self.tx_slab)
         self.n_tx += 1
         self.mem.map[off:off + len(data)] = data
         return off
@@ -366,6 +439,7 @@ class Front:
                 parts = self.rx.give_back(head)
                 chunk = b''.join(self.mem.map[o:o + size] for o, size in parts)[:n]
                 if left is None:
+                    assert chunk[:10] == bytes(10), f'receive header {chunk[:12].hex()}'
                     left = struct.unpack_from('<H', chunk, 10)[0] if self.header == 12 else 1
                     assert left >= 1, 'num_buffers is 0'
                     chunk = chunk[self.header:]
@@ -386,6 +460,196 @@ class Front:
             assert time.monotonic() < end, f'{len(out)} of {n} frames arrived'
             time.sleep(0.0005)
         return out
+
+
+class Nic(Front):
+    """A device whose driver keeps to the rules: kicks when asked, asks for calls when it waits.
+
+    order    'qemu', 'cloud_hypervisor', 'virtio_user', 'backwards'; None: only connected
+    polled   no kick eventfds
+    bufs     receive buffers of rx_size bytes; as many as the ring holds if not given
+    mem      made to measure if not given: rings, receive buffers, transmit buffers
+    """
+
+    FEATURES = Front.FEATURES | EVENT_IDX
+    SLOT = 0x10800  # a transmit buffer: the largest frame, its header, and alignment
+    SLOTS = 15
+
+    def __init__(self, path, order='qemu', features=FEATURES, num=256, base=0, rx_size=2048,
+                 bufs=None, polled=False, mem=None, mac=None):
+        bufs = num if bufs is None else bufs
+        room = (32 * num + 0xffff) & ~0xffff  # of one ring
+        slab = 2 * room
+        end = slab + ((rx_size * bufs + 0xfff) & ~0xfff)
+        super().__init__(path, mac, mem or Memory(end + self.SLOT * self.SLOTS), num=1)
+        self.rx.close()
+        self.tx.close()
+        self.rings = [Ring(self.mem, i, num, base, at=room * i) for i in (0, 1)]
+        self.rx, self.tx = self.rings
+        self.slab, self.features, self.polled = slab, features, polled
+        self.tx_at, self.rx_size, self.bufs, self.inbox = end, rx_size, bufs, []
+        for r in self.rings:
+            r.polite, r.event_idx = True, bool(features & EVENT_IDX)
+            r.want_call(False)
+        self.post_rx(rx_size, bufs)
+        self.begin(order)
+
+    tx_slab = property(lambda self: self.tx_at)
+
+    def put(self, data):
+        assert len(data) <= self.SLOT
+        off = self.tx_at + self.n_tx % self.SLOTS * self.SLOT
+        self.n_tx += 1
+        self.mem.map[off:off + len(data)] = data
+        return off
+
+    # --- how the known front-ends begin
+
+    def begin(self, order):
+        if order:
+            getattr(self, order)()
+            self.sync()
+
+    def set_kick(self, r):
+        if self.polled:
+            self.u64(SET_VRING_KICK, r.idx | 0x100)
+        else:
+            super().set_kick(r)
+
+    def each(self, *steps):
+        for r in self.rings:
+            for step in steps:
+                step(r)
+
+    def qemu(self):
+        """As recorded with QEMU 7.2."""
+        self.acks = False
+        offered = self.ask(GET_FEATURES)
+        self.u64(SET_PROTOCOL_FEATURES, self.ask(GET_PROTOCOL_FEATURES))
+        assert self.ask(GET_QUEUE_NUM) >= 2
+        self.set_owner()
+        assert self.ask(GET_FEATURES) == offered
+        for r in self.rings:  # a masked notifier at first
+            fd = os.eventfd(0)
+            self.u64(SET_VRING_CALL, r.idx, [fd])
+            os.close(fd)
+            self.set_err(r)
+        for _ in range(2):
+            self.each(self.enable)
+        self.qemu_driver()
+
+    def qemu_driver(self):
+        """The second half, once the guest's driver is ready, and again after stop and reset."""
+        self.set_features()
+        assert self.ask(GET_STATUS) == 0
+        self.u64(SET_STATUS, 0x08)
+        self.set_memory()
+        self.qemu_rings()
+        assert self.ask(GET_STATUS) == 0x08
+        self.u64(SET_STATUS, 0x0f)
+
+    def qemu_rings(self):
+        self.each(self.set_num, self.set_base, self.set_addr, self.set_kick, self.set_call)
+        self.sync()
+
+    def cloud_hypervisor(self):
+        """Every message asks for an answer, ADDR comes before BASE, memory comes in slots."""
+        self.set_owner()
+        self.set_features()
+        self.u64(SET_PROTOCOL_FEATURES,
+                 self.ask(GET_PROTOCOL_FEATURES) & (MQ | REPLY_ACK | MEM_SLOTS))
+        self.send(GET_QUEUE_NUM, flags=1 | NEED_REPLY)  # its own reply is the answer
+        assert struct.unpack('<Q', self.reply(GET_QUEUE_NUM))[0] >= 2
+        self.set_features()
+        for i in range(len(self.mem.regions)):
+            self.add_region(i)
+        self.each(self.set_num, self.set_addr, self.set_base, self.set_call, self.set_kick)
+        self.each(self.enable)
+
+    def virtio_user(self):
+        """DPDK's: call fds first, ENABLE and the last status at the end."""
+        self.set_owner()
+        self.u64(SET_PROTOCOL_FEATURES,
+                 self.ask(GET_PROTOCOL_FEATURES) & (MQ | REPLY_ACK | STATUS))
+        for status in (0, 1, 3):
+            self.u64(SET_STATUS, status)
+        self.each(self.set_call)
+        self.set_features()
+        self.u64(SET_STATUS, 0x0b)
+        assert self.ask(GET_STATUS) == 0x0b
+        self.set_memory()
+        self.each(self.set_num, self.set_base, self.set_addr, self.set_kick)
+        self.each(self.enable)
+        self.u64(SET_STATUS, 0x0f)
+
+    def backwards(self):
+        """Nobody does this, and it is allowed: the last things first, and no OWNER."""
+        self.acks = False
+        self.each(self.enable, self.set_kick, self.set_call, self.set_addr, self.set_base,
+                  self.set_num)
+        self.set_memory()
+        self.set_features()
+
+    def add_region(self, i):
+        self.do(ADD_MEM_REG, struct.pack('<QQQQQ', 0, *self.mem.regions[i]), [self.mem.fd])
+
+    def rem_region(self, i):
+        self.do(REM_MEM_REG, struct.pack('<QQQQQ', 0, *self.mem.regions[i]))
+
+    def stop(self):
+        """GET_VRING_BASE of both rings, remembered for the next start."""
+        for r in self.rings:
+            r.base = self.get_base(r.idx)
+        return self.rx.base, self.tx.base
+
+    def restart(self):
+        """The guest boots: its driver begins with new rings."""
+        for r in self.rings:
+            r.restart()
+            r.want_call(False)
+        self.post_rx(self.rx_size, self.bufs)
+
+    # --- frames
+
+    def reap(self):
+        for head, _ in self.tx.reap():
+            self.tx.give_back(head)
+
+    def send_frames(self, *frames, cuts=(), table=None):
+        for f in frames:
+            def room():
+                self.reap()
+                return (len(self.tx.chains) < (1 if table is not None else self.SLOTS) and
+                        len(self.tx.free) > (0 if table is not None else len(cuts)))
+            wait_for('frames to be taken', room)
+            self.transmit(f, cuts, table)
+
+    def poll(self):
+        self.inbox += self.received()
+
+    def recv(self, n=1):
+        """The next n frames; one, or a list."""
+        def enough():
+            self.poll()
+            return len(self.inbox) >= n
+        wait_for(f'{n} frames', enough)
+        out, self.inbox = self.inbox[:n], self.inbox[n:]
+        return out if n > 1 else out[0]
+
+
+def wait_for(what, condition):
+    end = time.monotonic() + TIMEOUT
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < end, f'{what}: not within {TIMEOUT} s'
+        time.sleep(0.001)
+
+
+def at(*ends):
+    """Lengths of segments that end there."""
+    return [b - a for a, b in zip((0, *ends), ends)]
 
 
 def frame(dst, src, size, seq=0):

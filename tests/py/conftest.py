@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of test_vhost_user.py and test_hostile.py."""
+import shutil
+import tempfile
+
+import pytest
+
+from vu_front import wait_for
+from vu_lab import Lab, Net, mac
+
+# What a sanitizer build of the switch may need more.
+RSS_SLACK_KB = 16 << 10
+
+
+@pytest.fixture(scope='module')
+def lab():
+    d = tempfile.mkdtemp(prefix='rw-vu-')
+    lab = Lab(d)
+    yield lab
+    wait_for('every fd closed', lambda: lab.open_fds() <= lab.fds)
+    rss = lab.rss_kb()
+    code = lab.end()
+    text = lab.log()
+    shutil.rmtree(d)
+    assert code == 0, text
+    assert rss - lab.rss < RSS_SLACK_KB, f'memory grew from {lab.rss} to {rss} KiB'
+
+
+@pytest.fixture
+def mate(lab):
+    """A peer in the same bridge that plays by the rules."""
+    with lab.front('mate', mac(3)).start() as f:
+        yield f
+
+
+@pytest.fixture
+def net(lab):
+    with lab.attack():
+        n = Net(lab)
+        yield n
+        n.end()

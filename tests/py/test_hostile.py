@@ -1,0 +1,717 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every lie that a guest can put into a ring or a front-end into a message, told to a real switch.
+
+Each test attacks one port.  What must hold then is in vu_lab.py (Lab.attack): the process lives,
+the neighbours pass traffic, nothing is left.  The test itself checks that the reason is counted and
+named.
+"""
+import array
+import contextlib
+import fcntl
+import os
+import random
+import select
+import socket
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+
+import pytest
+
+import vu_front as vu
+from vu_front import Front, Memory, Ring, exchange, frame, wait_for
+from vu_lab import mac, works
+
+BROADCAST = b'\xff' * 6
+
+
+# --- lies in the ring (the guest) -----------------------------------------------------------------
+# Each builds its lie on the transmit ring `r` of front-end `f` and offers it.
+
+def lie(f, r, head=0, **desc):
+    r.set_desc(head, **{'addr': f.mem.gpa(f.slab), 'length': 72, **desc})
+    r.offer(head)
+
+
+def table_of(f, r, entries, length=None, head=0, flags=vu.DESC_INDIRECT):
+    t = 0x80000
+    for i, e in enumerate(entries):
+        r.set_desc(i, *e, table=t)
+    r.set_desc(head, f.mem.gpa(t), 16 * len(entries) if length is None else length, flags)
+    r.offer(head)
+
+
+def long_chain(f, r):
+    for i in range(r.num):
+        r.set_desc(i, f.mem.gpa(f.slab), 1 << 20, vu.DESC_NEXT if i + 1 < r.num else 0, i + 1)
+    r.offer(0)
+
+
+END = vu.GPA + (4 << 20)  # one past the guest's memory
+CHAIN_LIES = {
+    # name: (lie, counted as)
+    'outside': (lambda f, r: lie(f, r, addr=1 << 50), 'unmapped'),
+    'null': (lambda f, r: lie(f, r, addr=0), 'unmapped'),
+    'top of the address space': (lambda f, r: lie(f, r, addr=2**64 - 1), 'unmapped'),
+    'leaves the region': (lambda f, r: lie(f, r, addr=END - 71), 'unmapped'),
+    'length wraps': (lambda f, r: lie(f, r, addr=2**64 - 8, length=72), 'unmapped'),
+    'length 4 GiB': (lambda f, r: lie(f, r, length=2**32 - 1), 'unmapped'),
+    'invalid address, length 0': (lambda f, r: lie(f, r, addr=1 << 50, length=0), 'no-header'),
+    'length 0': (lambda f, r: lie(f, r, length=0), 'no-header'),
+    'length 1': (lambda f, r: lie(f, r, length=1), 'no-header'),
+    'shorter than the header': (lambda f, r: lie(f, r, length=11), 'no-header'),
+    'header only': (lambda f, r: lie(f, r, length=12), 'runt'),
+    'frame of 13': (lambda f, r: lie(f, r, length=25), 'runt'),
+    'giant': (lambda f, r: lie(f, r, length=65557 + 13), 'giant'),
+    'loop of one': (lambda f, r: lie(f, r, flags=vu.DESC_NEXT, nxt=0), 'bad-chain'),
+    'loop of length 0': (lambda f, r: lie(f, r, length=0, flags=vu.DESC_NEXT, nxt=0), 'bad-chain'),
+    'long chain': (long_chain, 'giant'),
+    'next out of range': (lambda f, r: lie(f, r, flags=vu.DESC_NEXT, nxt=r.num), 'bad-chain'),
+    'next 65535': (lambda f, r: lie(f, r, flags=vu.DESC_NEXT, nxt=65535), 'bad-chain'),
+    'device-writable': (lambda f, r: lie(f, r, flags=vu.DESC_WRITE), 'bad-chain'),
+    'indirect empty': (lambda f, r: table_of(f, r, []), 'bad-chain'),
+    'indirect not a multiple': (lambda f, r: table_of(f, r, [(0, 0)], 17), 'bad-chain'),
+    'indirect 4 GiB': (lambda f, r: table_of(f, r, [], 0xfffffff0), 'bad-chain'),
+    'indirect nested': (lambda f, r: table_of(f, r, [(vu.GPA + 0x80000, 16, vu.DESC_INDIRECT)]),
+                        'bad-chain'),
+    'indirect with NEXT': (lambda f, r: table_of(f, r, [(vu.GPA, 72)],
+                                                 flags=vu.DESC_INDIRECT | vu.DESC_NEXT),
+                           'bad-chain'),
+    'indirect loop': (lambda f, r: table_of(f, r, [(vu.GPA, 72, vu.DESC_NEXT, 0)]), 'bad-chain'),
+    'indirect next out of range': (
+        lambda f, r: table_of(f, r, [(vu.GPA, 72, vu.DESC_NEXT, 1)]), 'bad-chain'),
+    'indirect outside': (lambda f, r: lie(f, r, addr=1 << 50, length=32, flags=vu.DESC_INDIRECT),
+                         'unmapped'),
+    'indirect crosses the end': (
+        lambda f, r: lie(f, r, addr=END - 8, length=32, flags=vu.DESC_INDIRECT), 'unmapped'),
+    'indirect buffer outside': (lambda f, r: table_of(f, r, [(1 << 50, 72)]), 'unmapped'),
+}
+
+
+@pytest.mark.parametrize('name', CHAIN_LIES)
+def test_lie_in_a_chain(lab, mate, name):
+    """The chain is dropped with its reason and given back; the ring lives on."""
+    build, reason = CHAIN_LIES[name]
+    with lab.attack(), lab.front('evil').start() as f:
+        works(lab, f, mate)
+        before = lab.drops()
+        for _ in range(3):
+            build(f, f.tx)
+            f.tx.publish()
+            assert f.wait_used(f.tx) == [(0, 0)]
+        after = lab.drops()
+        changed = {k: v - before.get(k, 0) for k, v in after.items() if v != before.get(k, 0)}
+        assert changed == {reason: 3}
+        f.tx.free = list(range(f.tx.num))
+        works(lab, f, mate)
+
+
+def broken_jump(f, r):
+    r.avail_idx = (r.avail_idx + r.num + 1) & 0xffff
+
+
+def broken_back(f, r):
+    r.avail_idx = (r.mem.u16(r.used + 2) - 1) & 0xffff
+
+
+RING_LIES = {
+    'available index jumps': (broken_jump, 'available index'),
+    'available index by 32768': (lambda f, r: [broken_jump(f, r) for _ in range(127)],
+                                 'available index'),
+    'available index goes back': (broken_back, 'available index'),
+    'head out of range': (lambda f, r: r.offer(r.num), 'beyond the ring'),
+    'head 65535': (lambda f, r: r.offer(65535), 'beyond the ring'),
+}
+
+
+@pytest.mark.parametrize('which', ['tx', 'rx'])
+@pytest.mark.parametrize('name', RING_LIES)
+def test_lie_breaks_the_ring(lab, mate, name, which):
+    """The ring stops, the error eventfd is signalled, the reason is shown; a new set-up heals it."""
+    build, says = RING_LIES[name]
+    with lab.attack(), lab.front('evil').start(buffers=which == 'tx') as f:
+        if which == 'tx':
+            works(lab, f, mate)
+        else:
+            f.post_rx(count=2)
+            exchange(mate, f, [60])
+            f.rx.reap()
+        r = getattr(f, which)
+        build(f, r)
+        r.publish()
+        for i in range(3):  # a receive ring is looked at when there is something for it
+            mate.transmit(frame(f.mac, mate.mac, 60))
+            mate.wait_used(mate.tx)
+        assert select.select([r.err], [], [], vu.TIMEOUT)[0], 'the err eventfd is silent'
+        state = lab.state()
+        assert says in state['last_error']
+        ring = next(x for x in state['rings'] if x['index'] == r.idx)
+        assert ring['broken'] and not ring['running']
+        assert f.alive()
+        f.get_base(r.idx)
+        r.restart()
+        for step in f.set_num, f.set_base, f.set_addr, f.set_kick, f.set_call:
+            step(r)
+        if which == 'rx':
+            f.post_rx()
+        f.received()  # what was sent above
+        works(lab, f, mate)
+
+
+RX_LIES = {
+    'outside': ([(1 << 50, 2048)], 'rx-unmapped'),
+    'leaves the region': ([(END - 10, 2048)], 'rx-unmapped'),
+    'length 0': ([(vu.GPA, 0)], 'buffers-small'),
+    'too small': ([(vu.GPA + 0x100000, 40)], 'buffers-small'),
+}
+
+
+@pytest.mark.parametrize('name', RX_LIES)
+def test_lie_in_a_receive_buffer(lab, mate, name):
+    parts, reason = RX_LIES[name]
+    with lab.attack(), lab.front('evil').start(vu.PROTOCOL | vu.VERSION_1, buffers=False) as f:
+        before = lab.drops().get(reason, 0)
+        f.rx.set_desc(0, *parts[0], vu.DESC_WRITE)
+        f.rx.offer(0)
+        f.rx.publish()
+        mate.transmit(frame(f.mac, mate.mac, 60))
+        mate.wait_used(mate.tx)
+        wait_for('counted', lambda: lab.drops().get(reason, 0) > before)
+        assert f.alive()
+
+
+def test_receive_buffer_not_writable(lab, mate):
+    with lab.attack(), lab.front('evil').start(buffers=False) as f:
+        mark = bytes(range(1, 65)) * 4
+        f.mem.map[f.slab:f.slab + len(mark)] = mark
+        f.rx.add([(f.slab, 2048)], False)
+        f.rx.publish()
+        before = lab.drops().get('rx-bad-chain', 0)
+        mate.transmit(frame(f.mac, mate.mac, 60))
+        mate.wait_used(mate.tx)
+        wait_for('counted', lambda: lab.drops().get('rx-bad-chain', 0) > before)
+        assert f.mem.map[f.slab:f.slab + len(mark)] == mark  # nothing was written
+
+
+def test_tiny_mergeable_buffers(lab, mate):
+    """Buffers of 16 bytes: either merged or dropped with a reason, never half a frame."""
+    with lab.attack(), lab.front('evil', num=1024, mem=Memory(8 << 20)) as f:
+        f.slab = 2 << 20
+        f.tx = Ring(f.mem, 1, 1024, at=0x80000)
+        f.start(buffers=False)
+        f.post_rx(16, 1024)
+        exchange(mate, f, [60, 200])
+        mate.transmit(frame(f.mac, mate.mac, 1514))  # would need 96 buffers
+        mate.wait_used(mate.tx)
+        time.sleep(0.1)
+        assert all(len(x) == 1514 for x in f.received())
+        exchange(mate, f, [60])
+
+
+def test_no_receive_buffers(lab, mate):
+    with lab.attack(), lab.front('evil').start(buffers=False) as f:
+        before = lab.drops().get('no-buffers', 0)
+        for _ in range(5):
+            mate.transmit(frame(f.mac, mate.mac, 60))
+            mate.wait_used(mate.tx)
+        wait_for('counted', lambda: lab.drops().get('no-buffers', 0) >= before + 5)
+        f.post_rx()
+        works(lab, f, mate)
+
+
+@pytest.mark.parametrize('header', [
+    struct.pack('<BBHHHH', 1, 0, 0, 0, 0xffff, 0xffff), struct.pack('<BBHHHH', 0, 1, 54, 0, 0, 0),
+    struct.pack('<BBHHHH', 1, 4, 0, 1, 34, 16)], ids=['csum', 'gso size 0', 'gso size 1'])
+def test_offload_not_negotiated(lab, mate, header):
+    with lab.attack(), lab.front('evil').start() as f:
+        before = lab.drops().get('offload', 0)
+        f.transmit(frame(mate.mac, f.mac, 1000), header=header + b'\0\0')
+        f.wait_used(f.tx)
+        assert lab.drops().get('offload', 0) == before + 1
+        works(lab, f, mate)
+
+
+def test_buffer_is_the_ring(lab, mate):
+    """A buffer that aliases the rings: a liar may read its own rings, and break only them."""
+    with lab.attack(), lab.front('evil').start(buffers=False) as f:
+        f.tx.add([(f.tx.desc, 4096)], False)
+        f.tx.publish()
+        f.wait_used(f.tx)
+        f.rx.add([(f.tx.desc, 8192)], True)  # receive into the transmit ring
+        f.rx.publish()
+        for _ in range(300):
+            mate.transmit(frame(f.mac, mate.mac, 1514))
+            mate.wait_used(mate.tx)
+        assert f.alive()
+
+
+def test_memory_is_rewritten_all_the_time(lab, mate):
+    """Another thread of the guest scribbles over descriptors while they are used."""
+    rnd = random.Random(1)
+    with lab.attack(), lab.front('evil').start() as f:
+        r = f.tx
+        for _ in range(3000):
+            i = rnd.randrange(r.num)
+            r.set_desc(i, vu.GPA + rnd.randrange(5 << 20), rnd.randrange(1 << rnd.randrange(1, 33)),
+                       rnd.randrange(8), rnd.randrange(r.num + 1))
+            if rnd.random() < 0.3 and (r.avail_idx - r.mem.u16(r.used + 2)) & 0xffff < r.num - 1:
+                r.offer(rnd.randrange(r.num))
+                r.publish()
+        assert f.alive()
+        f.received()
+
+
+def test_flood_starves_nobody(lab, mate):
+    with lab.attack(), lab.front('evil').start() as f:
+        r = f.tx
+        out = bytes(12) + frame(mate.mac, f.mac, 60)
+        f.mem.map[f.slab:f.slab + len(out)] = out
+        for i in range(r.num):
+            r.set_desc(i, f.mem.gpa(f.slab), len(out))
+            f.mem.set_u16(r.avail + 4 + 2 * i, i)
+        over = threading.Event()
+
+        def flood():
+            while not over.is_set():  # always full
+                r.avail_idx = (r.mem.u16(r.used + 2) + r.num) & 0xffff
+                r.publish()
+        t = threading.Thread(target=flood)
+        t.start()
+        try:
+            for _ in range(5):
+                lab.check_neighbours()
+        finally:
+            over.set()
+            t.join()
+
+
+# --- lies on the socket (the front-end) -----------------------------------------------------------
+
+def test_size_of_every_message(lab):
+    """A payload of a wrong size ends the connection before it is read."""
+    sizes = {vu.SET_FEATURES: 8, vu.SET_MEM_TABLE: 8, vu.SET_VRING_NUM: 8, vu.SET_VRING_ADDR: 40,
+             vu.GET_FEATURES: 0, vu.SET_OWNER: 0, vu.SET_VRING_KICK: 8, vu.ADD_MEM_REG: 40}
+    with lab.attack():
+        for req, size in sizes.items():
+            for wrong in {size + 1, size + 4, 4096, 4097, 0x7fffffff, 0xffffffff,
+                          max(size - 1, 1)} - {size}:
+                with lab.front('evil') as f:
+                    f.send(req, b'', size=wrong)
+                    f.ended()
+        assert 'payload' in lab.state()['last_error']
+
+
+@pytest.mark.parametrize('flags', [0, 2, 3, 5, 0x11, 0xffffffff])
+def test_flags(lab, flags):
+    with lab.attack(), lab.front('evil') as f:
+        f.send(vu.GET_FEATURES, flags=flags)
+        assert f.ended()
+
+
+def test_unknown_messages_are_survived(lab):
+    with lab.attack(), lab.front('evil') as f:
+        for req in 0, 7, 21, 33, 45, 1000, 0xffffffff:
+            f.send(req, bytes(100), [f.mem.fd, f.tx.kick])
+            assert f.ack(req, bytes(8)) != 0
+        assert f.alive()
+
+
+def test_fd_flood(lab):
+    fd = os.open('/dev/null', os.O_RDONLY)
+    with lab.attack():
+        for _ in range(20):
+            with lab.front('evil') as f, contextlib.suppress(vu.Closed):
+                for _ in range(50):  # ignored messages with fds: used or closed, never kept
+                    f.send(999, bytes(8), [fd] * 32)
+                f.alive()
+        for n in 33, 64, 253:
+            with lab.front('evil') as f, contextlib.suppress(vu.Closed):
+                f.send(vu.SET_MEM_TABLE, bytes(8), [fd] * n)
+                f.ended()
+        lab.check_neighbours()
+        assert lab.open_fds() <= lab.fds + 40  # at most what one message may bring
+    os.close(fd)
+
+
+@pytest.mark.parametrize('req', [vu.GET_FEATURES, vu.SET_OWNER, vu.SET_VRING_NUM])
+def test_fds_on_the_wrong_message(lab, req):
+    with lab.attack(), lab.front('evil') as f:
+        f.send(req, struct.pack('<II', 0, 8) if req == vu.SET_VRING_NUM else b'', [f.mem.fd])
+        assert f.ended()
+        assert 'file descriptors' in lab.state()['last_error']
+
+
+def test_fds_without_message(lab):
+    """Fds on single bytes of a header, until it is full."""
+    with lab.attack(), lab.front('evil') as f:
+        with contextlib.suppress(OSError):
+            for byte in struct.pack('<III', vu.GET_FEATURES, 1, 0):
+                f.s.sendmsg([bytes([byte])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS,
+                                               array.array('i', [f.mem.fd] * 10))])
+        assert f.ended()
+
+
+def test_repeated_fds_release_the_old(lab, mate):
+    with lab.attack(), lab.front('evil').start() as f:
+        steady = lab.open_fds()
+        for _ in range(100):
+            for r in f.rx, f.tx:
+                f.set_call(r)
+                f.set_err(r)
+                f.set_kick(r)
+        f.set_memory()
+        assert lab.open_fds() <= steady
+        works(lab, f, mate)
+
+
+@pytest.mark.parametrize('ring', [256, 257, 0x10000, 0x80000001, 0xffffffff])
+def test_ring_index(lab, ring):
+    with lab.attack():
+        for req in vu.SET_VRING_NUM, vu.SET_VRING_BASE, vu.GET_VRING_BASE, vu.SET_VRING_ENABLE:
+            with lab.front('evil') as f:
+                f.send(req, struct.pack('<II', ring, 1))
+                assert f.ended()
+        with lab.front('evil') as f:
+            f.send(vu.SET_VRING_ADDR, struct.pack('<II', ring, 0) + bytes(32))
+            assert f.ended()
+
+
+@pytest.mark.parametrize('num', [0, 3, 100, 32769, 65536, 0xffffffff])
+def test_ring_size(lab, num):
+    with lab.attack(), lab.front('evil') as f:
+        f.set_num = lambda r: f.send(vu.SET_VRING_NUM, struct.pack('<II', r.idx, num))
+        with contextlib.suppress(vu.Closed, AssertionError):
+            f.start()
+        state = lab.state()
+        assert state['last_error'] or any(not r['running'] for r in state['rings'])
+        assert not any(r['running'] for r in state['rings'])
+
+
+def refused_table(lab, f, regions, fds, says):
+    """The table is refused as a whole, and the one before still works."""
+    f.send(vu.SET_MEM_TABLE, f.table(regions), fds, 1 | vu.NEED_REPLY)
+    assert struct.unpack('<Q', f.reply(vu.SET_MEM_TABLE))[0] != 0
+    assert says in lab.state()['last_error']
+
+
+MB = 1 << 20
+TABLE_LIES = {
+    'size 0': ([(vu.GPA, 0, vu.UVA, 0)], 'empty'),
+    'gpa wraps': ([(2**64 - 4096, MB, vu.UVA, 0)], 'wraps'),
+    'uva wraps': ([(vu.GPA, MB, 2**64 - 4096, 0)], 'wraps'),
+    'offset wraps': ([(vu.GPA, MB, vu.UVA, 2**64 - 4096)], 'wraps'),
+    'offset beyond the file': ([(vu.GPA, MB, vu.UVA, 4 * MB)], 'has 4194304 bytes'),
+    'size beyond the file': ([(vu.GPA, 5 * MB, vu.UVA, 0)], 'has 4194304 bytes'),
+    'exabyte': ([(0, 1 << 62, 0, 0)], ''),
+    'overlap in gpa': ([(0, MB, 0, 0), (MB - 1, MB, 1 << 40, 0)], 'overlaps'),
+    'overlap in uva': ([(0, MB, 0, 0), (1 << 40, MB, MB - 1, 0)], 'overlaps'),
+    'duplicate': ([(0, MB, 0, 0), (0, MB, 0, 0)], 'overlaps'),
+}
+
+
+@pytest.mark.parametrize('name', TABLE_LIES)
+def test_lie_in_the_memory_table(lab, mate, name):
+    regions, says = TABLE_LIES[name]
+    with lab.attack(), lab.front('evil').start() as f:
+        refused_table(lab, f, regions, [f.mem.fd] * len(regions), says)
+        works(lab, f, mate)
+
+
+def test_too_few_and_too_many_fds(lab, mate):
+    two = [(0, MB, 0, 0), (1 << 40, MB, 1 << 40, 0)]
+    with lab.attack():
+        with lab.front('evil').start() as f:
+            refused_table(lab, f, two, [f.mem.fd], 'not shared')
+            works(lab, f, mate)
+        with lab.front('evil') as f:
+            f.send(vu.SET_MEM_TABLE, f.table(two), [f.mem.fd] * 3)
+            assert f.ended()
+        with lab.front('evil') as f:  # more regions than its payload
+            f.send(vu.SET_MEM_TABLE, struct.pack('<II', 1000, 0))
+            assert f.ended()
+
+
+def test_region_slots_lies(lab, mate):
+    with lab.attack(), lab.front('evil').start() as f:
+        def region(g, n, u, o=0):
+            return struct.pack('<QQQQQ', 0, g, n, u, o)
+        assert f.ack(vu.ADD_MEM_REG, region(vu.GPA, MB, 1 << 40), [f.mem.fd]) != 0  # overlaps
+        assert f.ack(vu.ADD_MEM_REG, region(1 << 50, MB, 1 << 50)) != 0  # no fd
+        assert f.ack(vu.REM_MEM_REG, region(1 << 50, MB, 1 << 50)) != 0  # none there
+        g, n, u, o = f.mem.regions[0]
+        assert f.ack(vu.REM_MEM_REG, region(g, n, u)) != 0  # rings run in it
+        works(lab, f, mate)
+
+
+def test_many_slots(lab):
+    """As many regions as are promised, and one more."""
+    with lab.attack(), lab.front('evil') as f:
+        slots = f.ask(vu.GET_MAX_MEM_SLOTS)
+        results = [f.ack(vu.ADD_MEM_REG, struct.pack('<QQQQQ', 0, i << 13, 4096, i << 13, 0),
+                         [f.mem.fd]) for i in range(slots + 1)]
+        assert results[:slots] == [0] * slots and results[slots] != 0
+
+
+@pytest.mark.parametrize('part', ['desc', 'avail', 'used'])
+@pytest.mark.parametrize('what', ['misaligned', 'outside', 'crosses the end', 'wraps'])
+def test_ring_address(lab, mate, part, what):
+    with lab.attack(), lab.front('evil') as f:
+        where = {'misaligned': f.mem.uva(getattr(f.tx, part)) + 1, 'outside': 0x1000,
+                 'crosses the end': vu.UVA + (4 << 20) - 16, 'wraps': 2**64 - 16}[what]
+        f.set_addr = lambda r: f.ack(vu.SET_VRING_ADDR, f.addr(r, **{part: where} if r.idx else {}))
+        with contextlib.suppress(AssertionError):
+            f.start()
+        ring = lab.ring(1)
+        assert ring is None or not ring['running']
+        assert lab.state()['last_error']
+
+
+def test_ring_misaligned_by_the_file_offset(lab):
+    """Aligned in the front-end's addresses, but not where it is mapped here."""
+    with lab.attack(), lab.front('evil', mem=Memory(5 << 20)) as f:
+        f.mem.regions = [(vu.GPA, 4 << 20, vu.UVA, 1)]
+        f.mem.uva = lambda off: vu.UVA + off
+        with contextlib.suppress(AssertionError):
+            f.start(buffers=False)
+        assert not any(r['running'] for r in lab.state()['rings'])
+        assert 'aligned' in lab.state()['last_error']
+
+
+def test_rings_overlap(lab):
+    with lab.attack(), lab.front('evil') as f:
+        f.tx.used = f.tx.avail - 4
+        with contextlib.suppress(AssertionError):
+            f.start(buffers=False)
+        assert not lab.ring(1)['running']
+        assert 'overlap' in lab.state()['last_error']
+
+
+def test_used_and_avail_far_apart(lab):
+    with lab.attack(), lab.front('evil') as f:
+        f.mem.set_u16(f.tx.avail + 2, 5000)
+        with contextlib.suppress(AssertionError):
+            f.start(buffers=False)
+        assert not lab.ring(1)['running']
+
+
+def not_eventfds():
+    r, w = os.pipe()
+    yield 'pipe', w
+    yield 'pipe reader', r
+    yield 'file', os.open('/etc/passwd', os.O_RDONLY)
+    yield 'null', os.open('/dev/null', os.O_RDWR)
+    yield 'memfd', os.memfd_create('x')
+    a, b = socket.socketpair()
+    yield 'socket', a.detach()
+    os.close(b.detach())
+    ep = select.epoll()
+    yield 'epoll', os.dup(ep.fileno())
+    ep.close()
+
+
+@pytest.mark.parametrize('req', [vu.SET_VRING_KICK, vu.SET_VRING_CALL, vu.SET_VRING_ERR])
+def test_eventfd_is_something_else(lab, mate, req):
+    with lab.attack(), lab.front('evil').start() as f:
+        for name, fd in not_eventfds():
+            assert f.ack(req, struct.pack('<Q', 1), [fd]) != 0, name
+            os.close(fd)
+        assert 'eventfd' in lab.state()['last_error']
+        works(lab, f, mate)
+
+
+def test_features_not_offered(lab):
+    with lab.attack(), lab.front('evil') as f:
+        offered = f.ask(vu.GET_FEATURES)
+        for bit in range(64):
+            refused = f.ack(vu.SET_FEATURES, struct.pack('<Q', 1 << bit)) != 0
+            assert refused == (not offered >> bit & 1), f'bit {bit}'
+        offered = f.ask(vu.GET_PROTOCOL_FEATURES)
+        for bit in range(64):
+            refused = f.ack(vu.SET_PROTOCOL_FEATURES, struct.pack('<Q', 1 << bit)) != 0
+            assert refused == (not offered >> bit & 1), f'protocol bit {bit}'
+        f.ack(vu.SET_FEATURES, struct.pack('<Q', 1 << 63))
+        f.u64(vu.SET_STATUS, 0xb)
+        assert not f.ask(vu.GET_STATUS) & 8  # FEATURES_OK does not stick
+
+
+def test_features_change_while_running(lab, mate):
+    with lab.attack(), lab.front('evil').start() as f:
+        assert f.ack(vu.SET_FEATURES, struct.pack('<Q', vu.PROTOCOL)) != 0
+        works(lab, f, mate)
+
+
+@pytest.mark.parametrize('cut', [1, 11, 12, 15, 19])
+def test_half_a_message(lab, cut):
+    """Somebody else is served meanwhile, and the half message ends by itself or with its sender."""
+    whole = struct.pack('<III', vu.SET_FEATURES, 1, 8) + bytes(8)
+    with lab.attack(), lab.front('evil') as f:
+        f.s.sendall(whole[:cut])
+        lab.check_neighbours()
+        assert lab.state()['state'] == 'connected'
+        f.s.close()
+        wait_for('noticed', lambda: lab.state()['state'] == 'listening')
+        assert 'middle of a message' in lab.state()['last_error']
+
+
+def test_half_a_message_has_a_deadline(lab):
+    with lab.attack(), lab.front('evil') as f:
+        f.s.sendall(b'\1')
+        assert f.ended()
+        assert 'in time' in lab.state()['last_error']
+
+
+def test_unread_replies(lab):
+    """Questions without end, and no answer is read."""
+    with lab.attack(), lab.front('evil') as f:
+        f.s.setblocking(False)
+        question = struct.pack('<III', vu.GET_FEATURES, 1, 0) * 100
+        end = time.monotonic() + vu.TIMEOUT
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while time.monotonic() < end:
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        f.s.send(question)
+                if lab.state()['state'] == 'listening':
+                    break
+                time.sleep(0.1)
+        wait_for('ended', lambda: lab.state()['state'] == 'listening')
+        assert 'replies' in lab.state()['last_error']
+
+
+def test_message_flood(lab):
+    with lab.attack(), lab.front('evil') as f:
+        for _ in range(200):
+            f.s.sendall(struct.pack('<IIIQ', vu.SET_STATUS, 1, 8, 0) * 50)
+        lab.check_neighbours()
+        assert f.alive()
+
+
+def test_connect_flood(lab):
+    with lab.attack():
+        keep = []
+        for _ in range(40):
+            with contextlib.suppress(OSError):
+                s = socket.socket(socket.AF_UNIX)
+                s.settimeout(0.2)
+                keep.append(s)
+                s.connect(os.path.join(lab.run, 'evil.sock'))
+        lab.check_neighbours()
+        for s in keep:
+            s.close()
+    wait_for('listening', lambda: lab.state()['state'] == 'listening')
+
+
+def test_reconnect_loop(lab, mate):
+    with lab.attack():
+        for _ in range(30):
+            with lab.front('evil').start() as f:
+                exchange(f, mate, [60])
+
+
+# --- what a worker must not wait for --------------------------------------------------------------
+
+def fill(fd):
+    """Blocking, and full: the next write would wait for ever."""
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        os.eventfd_write(fd, 1)
+    os.eventfd_read(fd)
+    os.eventfd_write(fd, 2**64 - 2)
+
+
+def test_call_eventfd_blocking_and_full(lab, mate):
+    with lab.attack(), lab.front('evil').start() as f:
+        works(lab, f, mate)
+        for r in f.rx, f.tx:
+            fill(r.call)
+        works(lab, f, mate)
+        for r in f.rx, f.tx:
+            f.set_call(r)  # signalled once when set
+        lab.check_neighbours()
+        works(lab, f, mate)
+        fill(f.tx.err)  # and the one for errors
+        broken_jump(f, f.tx)
+        f.tx.publish()
+        wait_for('broken', lambda: lab.ring(1)['broken'])
+
+
+def test_kick_eventfd_blocking_and_drained(lab, mate):
+    """A read of the kick eventfd would wait as well: we empty it before the switch can."""
+    with lab.attack(), lab.front('evil').start() as f:
+        fcntl.fcntl(f.tx.kick, fcntl.F_SETFL, 0)
+        for i in range(50):
+            f.tx.publish()
+            if select.select([f.tx.kick], [], [], 0)[0]:
+                os.set_blocking(f.tx.kick, False)
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(f.tx.kick)
+                os.set_blocking(f.tx.kick, True)
+            time.sleep(0.001 * (i % 4))
+        works(lab, f, mate)
+        os.set_blocking(f.tx.kick, False)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_write(f.tx.kick, 2**64 - 3)  # always readable: no spin
+        time.sleep(0.1)
+        works(lab, f, mate)
+
+
+def test_memory_file_truncated(lab, mate):
+    """SIGBUS: the port goes down with the reason, the process does not."""
+    with lab.attack(), lab.front('evil').start() as f:
+        works(lab, f, mate)
+        off = f.put(bytes(12) + frame(mate.mac, f.mac, 1000))
+        f.tx.add([(off, 1012)], False)
+        os.ftruncate(f.mem.fd, 1 << 20)  # the rings stay, the buffers go
+        f.tx.publish()
+        assert f.ended()
+        wait_for('shown', lambda: 'truncated' in (lab.state()['last_error'] or ''))
+    with lab.front('evil').start() as f:
+        works(lab, f, mate)
+
+
+@pytest.mark.parametrize('keep', [0, 4096])
+def test_ring_memory_truncated(lab, mate, keep):
+    with lab.attack(), lab.front('evil').start() as f:
+        works(lab, f, mate)
+        os.ftruncate(f.mem.fd, keep)
+        mate.transmit(frame(f.mac, mate.mac, 60))
+        os.eventfd_write(f.tx.kick, 1)
+        assert f.ended()
+    with lab.front('evil').start() as f:
+        works(lab, f, mate)
+
+
+def test_memory_truncated_before_the_start(lab, mate):
+    with lab.attack(), lab.front('evil') as f:
+        steps = f.steps()
+        for step in steps[:4]:
+            step()
+        os.ftruncate(f.mem.fd, 0)
+        with contextlib.suppress(AssertionError, vu.Closed):
+            for step in steps[4:]:
+                step()
+            f.ended()
+    with lab.front('evil').start() as f:
+        works(lab, f, mate)
+
+
+def disk_file():
+    """A file whose page faults wait for a disk; None where there is no such file system."""
+    f = tempfile.TemporaryFile(dir='/var/tmp')
+    out = subprocess.run(['stat', '-f', '-c', '%T', '/var/tmp'], capture_output=True, text=True)
+    if out.stdout.strip() == 'tmpfs':
+        pytest.skip('/var/tmp is on tmpfs')
+    return os.dup(f.fileno())
+
+
+def test_memory_on_a_disk_is_refused(lab):
+    with lab.attack(), lab.front('evil', mem=Memory(fd=disk_file())) as f:
+        assert f.ack(vu.SET_MEM_TABLE, f.table(), [f.mem.fd]) != 0
+        assert 'any-fs' in lab.state()['last_error']
+
+
+def test_memory_on_a_disk_with_any_fs(lab, mate):
+    with lab.attack(), lab.front('anyfs', mem=Memory(fd=disk_file())).start() as f:
+        works(lab, f, mate)
