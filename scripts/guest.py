@@ -73,6 +73,7 @@ class Guest:
         self.net, self.ip, self.mtu, self.accel, self.share = list(net), ip, mtu, accel, share
         self.boot_kernel, self.extra = boot_kernel, list(extra)
         self.who = who or {}  # Popen arguments that say as whom QEMU runs
+        self.plug = None  # somebody else's arguments for memory and network, instead of ours
         self.console = f'{workdir}/{name}.console'
         self.qemu_log = f'{workdir}/{name}.qemu'
         self.proc = self.agent = self.qmp_sock = None
@@ -84,25 +85,31 @@ class Guest:
 
     def command(self, agent_fd, qmp_fd):
         cmd = [QEMU, '-name', self.name, '-nodefaults', '-no-user-config', '-display', 'none',
-               '-machine', 'q35', '-accel', self.accel, '-cpu', 'max', '-m', str(MEMORY_MB),
+               '-machine', 'q35', '-accel', self.accel, '-cpu', 'max',
                '-chardev', f'socket,id=qmp,fd={qmp_fd}', '-mon', 'chardev=qmp,mode=control',
                '-serial', f'file:{self.console}',
                '-chardev', f'socket,id=agent,fd={agent_fd}', '-serial', 'chardev:agent']
+        if self.plug is not None:
+            return cmd + self.plug + self.boot()
         if self.accel == 'tcg':
             # QEMU 7.2 without KVM crashes when a guest starts a vhost-user card with MSI-X, whatever
             # the back-end.
             cmd += ['-global', 'virtio-net-pci.vectors=0']
+        cmd += ['-m', str(MEMORY_MB)]
         if self.share:
             cmd += ['-object', f'memory-backend-memfd,id=mem,size={MEMORY_MB}M,share=on',
                     '-machine', 'memory-backend=mem']
-        if self.boot_kernel:
-            # Without a clock calibration against devices and without a log on the slow serial port.
-            line = 'console=ttyS0 quiet panic=1 no_timer_check net.ifnames=0'
-            line += f' rw.ip={self.ip}' if self.ip else ''
-            line += f' rw.mtu={self.mtu}' if self.mtu else ''
-            cmd += ['-kernel', f'{self.image}/vmlinuz', '-initrd', f'{self.image}/initramfs',
-                    '-append', line]
-        return cmd + self.net + self.extra
+        return cmd + self.boot() + self.net + self.extra
+
+    def boot(self):
+        if not self.boot_kernel:
+            return []
+        # Without a clock calibration against devices and without a log on the slow serial port.
+        line = 'console=ttyS0 quiet panic=1 no_timer_check net.ifnames=0'
+        line += f' rw.ip={self.ip}' if self.ip else ''
+        line += f' rw.mtu={self.mtu}' if self.mtu else ''
+        return ['-kernel', f'{self.image}/vmlinuz', '-initrd', f'{self.image}/initramfs',
+                '-append', line]
 
     def start(self):
         self.agent, agent_far = socket.socketpair()
@@ -206,6 +213,15 @@ class Guest:
                 raise GuestError(f'{self.name}: "{cmd}" still fails after {timeout} s: {out}')
             time.sleep(0.1)
 
+    def state(self):
+        """For the report of a failure: who runs, who is connected, what the card and kernel say."""
+        try:
+            return f'-- {self.name}\n' + self.run(
+                'ps; netstat -tan; ls -l /tmp; free; ifconfig eth0; grep virtio /proc/interrupts; '
+                'dmesg | tail -5', 30)[1] + '\n'
+        except (GuestError, OSError) as e:
+            return f'-- {self.name}: {e}\n'
+
     # ---- QEMU itself
 
     def qmp(self, command, timeout=60, **arguments):
@@ -276,6 +292,9 @@ def transfer(src, dst, dst_ip, port=5001, path='/tmp/out', timeout=300):
               'mv /tmp/sum.part /tmp/sum" &')
     dst.until(f'netstat -ltn | grep -q :{port}')
     start = time.monotonic()
-    src.check(f'nc {dst_ip} {port} <{path} >/dev/null', timeout)
-    dst.until('[ -e /tmp/sum ]', timeout)
+    try:
+        src.check(f'nc {dst_ip} {port} <{path} >/dev/null', timeout)
+        dst.until('[ -e /tmp/sum ]', timeout)
+    except GuestError as e:
+        raise GuestError(f'{e}\n{src.state()}{dst.state()}') from e
     return dst.check('cat /tmp/sum').split()[0], time.monotonic() - start
