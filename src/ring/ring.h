@@ -112,7 +112,7 @@ struct ring {
     uint16_t idx CACHE_ALIGNED; /* next chain to take == next used entry to write */
     uint16_t avail_seen;        /* avail.idx when last read: saves reading the shared line */
     uint16_t signalled;         /* idx at the last look at the driver's suppression state */
-    bool signalled_valid;       /* false after a start or a new call fd: signal once (rule 9) */
+    bool signalled_valid;       /* false after a start: signal once, whatever the driver says */
     bool armed;                 /* the driver was asked to kick */
     uint32_t hint;              /* gmem region hint of the data buffers */
 };
