@@ -10,7 +10,7 @@
  *                  ^                                      |
  *                  +--------------------------------------+       repost: same buffers again
  *
- * Added and reposted chains are not seen by the device before ring_drv_publish().  repost() is why
+ * Added and reposted chains are not seen by the device before ring_drv_publish().  ring_drv_repost() is why
  * held exists: whoever always posts the same buffers never writes a descriptor twice, and with a
  * device that completes in order not even an avail entry changes, so its cache lines stay shared.
  *
