@@ -22,7 +22,7 @@ static const char port_usage[] =
     "       ringway port set NAME KEY=VALUE...\n"
     "       (all with --rundir DIR)\n"
     "Several are done in order; the first failure ends the command.\n"
-    "`ringway run --help` lists kinds and keys; the man page says which may be set.\n";
+    "`ringway run --help` lists kinds and keys, and which may be set.\n";
 
 static const char mac_usage[] =
     "usage: ringway mac add ADDRESS PORT          a static entry: never ages, never moves\n"

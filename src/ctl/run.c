@@ -33,18 +33,21 @@ static const char usage[] =
     "      --libvirt        print libvirt's XML instead of QEMU's arguments\n"
     "  -h, --help\n";
 
+static void print_keys(FILE *f, const struct port_option_def *o)
+{
+    for (; o && o->key; o++) {
+        fprintf(f, "  %-12s %c %s\n", o->key, o->changeable ? '*' : ' ', o->help);
+    }
+}
+
 static void print_kinds(FILE *f)
 {
     for (const struct port_ops *const *k = port_kinds(); *k; k++) {
         fprintf(f, "\nKind %s: %s\n", (*k)->kind, (*k)->help);
-        for (const struct port_option_def *o = (*k)->options; o && o->key; o++) {
-            fprintf(f, "  %-20s %s\n", o->key, o->help);
-        }
+        print_keys(f, (*k)->options);
     }
-    fputs("\nKeys of every kind:\n", f);
-    for (const struct port_option_def *o = dp_port_options(); o->key; o++) {
-        fprintf(f, "  %-20s %s\n", o->key, o->help);
-    }
+    fputs("\nKeys of every kind (* `ringway port set` may change it while the port runs):\n", f);
+    print_keys(f, dp_port_options());
 }
 
 static const struct option options[] = {
