@@ -1546,7 +1546,7 @@ static void client_backs_off(void **state)
  * Messages that are right, nearly right and wrong, in any order, with an owner that sometimes
  * refuses, breaks rings or kills the connection, and a guest that scribbles on its indices.  After
  * each step the two views of which rings run must agree; the owner checks the barriers meanwhile.
- * VU_SEED=n repeats a run.
+ * RINGWAY_SEED=n repeats a run.
  */
 
 static uint32_t rnd_state;
@@ -1708,7 +1708,7 @@ static void take_replies(struct front *f)
 
 static void random_conversations(void **state)
 {
-    const char *seed = getenv("VU_SEED");
+    const char *seed = getenv("RINGWAY_SEED");
     unsigned fds = open_fds();
 
     rnd_state = seed ? (uint32_t)strtoul(seed, NULL, 0) : 0x5eed;
