@@ -22,9 +22,27 @@ import pytest
 
 import vu_front as vu
 from vu_front import Front, Memory, Ring, exchange, frame, wait_for
-from vu_lab import mac, works
+from vu_lab import RINGWAY, mac, works
 
 BROADCAST = b'\xff' * 6
+
+
+@contextlib.contextmanager
+def busy(step):
+    """A second thread of the guest that does this again and again."""
+    over = threading.Event()
+
+    def run():
+        while not over.is_set():
+            step()
+            time.sleep(0)
+    t = threading.Thread(target=run)
+    t.start()
+    try:
+        yield
+    finally:
+        over.set()
+        t.join()
 
 
 # --- lies in the ring (the guest) -----------------------------------------------------------------
@@ -265,26 +283,112 @@ def test_memory_is_rewritten_all_the_time(lab, mate):
 
 def test_flood_starves_nobody(lab, mate):
     with lab.attack(), lab.front('evil').start() as f:
+        exchange(mate, f, [60])  # the switch knows where the flood goes: to nobody else
         r = f.tx
         out = bytes(12) + frame(mate.mac, f.mac, 60)
         f.mem.map[f.slab:f.slab + len(out)] = out
         for i in range(r.num):
             r.set_desc(i, f.mem.gpa(f.slab), len(out))
             f.mem.set_u16(r.avail + 4 + 2 * i, i)
-        over = threading.Event()
 
-        def flood():
-            while not over.is_set():  # always full
-                r.avail_idx = (r.mem.u16(r.used + 2) + r.num) & 0xffff
-                r.publish()
-        t = threading.Thread(target=flood)
-        t.start()
-        try:
+        def flood():  # always full
+            r.avail_idx = (r.mem.u16(r.used + 2) + r.num) & 0xffff
+            r.publish()
+        with busy(flood):
             for _ in range(5):
                 lab.check_neighbours()
-        finally:
-            over.set()
-            t.join()
+
+
+def learnt(lab, port):
+    return lab.show(port)['macs']
+
+
+def test_mac_flood(lab, mate):
+    """A flooder fills its own share of the table; nobody else's addresses go, nobody's frames
+    start to flood."""
+    with lab.attack():
+        lab.rpc('port.set', name='evil', key='mac-limit', value='100')
+        a, b = lab.neighbours
+        lab.check_neighbours()
+        with lab.front('evil').start() as f:
+            before = learnt(lab, 'evil')
+            for i in range(3000):
+                f.transmit(frame(BROADCAST, b'\x02\xee\0\0' + struct.pack('>H', i), 60))
+                f.wait_used(f.tx)
+                f.received()
+                if i % 50 == 0:
+                    for n in (a, b, mate):
+                        n.received()
+            after = learnt(lab, 'evil')
+            assert after['learnt'] <= 100 and after['limit'] == 100
+            assert after['refused'] - before['refused'] >= 2900
+            for port, nic in ('vm1', a), ('vm2', b):
+                macs = {m['mac'] for m in lab.rpc('macs.list', port=port)['macs']}
+                assert nic.mac.hex(':') in macs
+            wait_for('quiet', lambda: not f.received())
+            exchange(a, b, [60] * 20)
+            assert f.received() == [], 'frames between neighbours flood'
+        lab.rpc('mac.flush', port='evil')
+
+
+def test_frame_to_itself(lab, mate):
+    """Neither a broadcast nor a frame to its own address comes back to its sender."""
+    with lab.attack(), lab.front('evil').start() as f:
+        before = lab.drops()
+        f.transmit(frame(BROADCAST, f.mac, 60, 1))
+        assert mate.wait_frames(1, lambda g: g[6:12] == f.mac) == [frame(BROADCAST, f.mac, 60, 1)]
+        f.transmit(frame(f.mac, f.mac, 60, 2))
+        f.wait_used(f.tx, 2)
+        wait_for('counted', lambda: lab.drops().get('hairpin', 0) == before.get('hairpin', 0) + 1)
+        exchange(mate, f, [60])  # the first that arrives
+        assert f.received() == []
+
+
+@pytest.mark.parametrize('dst, src, reason', [
+    (BROADCAST, b'\x01' + bytes(5), 'src-multicast'), (BROADCAST, BROADCAST, 'src-multicast'),
+    (bytes.fromhex('0180c2000000'), mac(9), 'reserved'),
+    (bytes.fromhex('0180c200000f'), mac(9), 'reserved')], ids=str)
+def test_addresses_that_are_not_forwarded(lab, mate, dst, src, reason):
+    with lab.attack(), lab.front('evil').start() as f:
+        before = lab.drops().get(reason, 0)
+        f.transmit(frame(dst, src, 60))
+        f.wait_used(f.tx)
+        assert lab.drops().get(reason, 0) == before + 1
+        exchange(f, mate, [60])  # the first that arrives
+
+
+def test_reasons_name_the_culprit(lab, mate):
+    with lab.attack(), lab.front('evil').start(buffers=False) as f:
+        lie(f, f.tx, addr=1 << 50)
+        f.tx.publish()
+        mate.transmit(frame(f.mac, mate.mac, 60))
+        wait_for('counted', lambda: {'unmapped', 'no-buffers'} <= set(lab.drops()))
+        out = subprocess.run([RINGWAY, 'why', 'evil', '--rundir', lab.run], capture_output=True,
+                             text=True, timeout=vu.TIMEOUT, check=True).stdout
+        assert 'evil sent a descriptor outside its memory' in out
+        assert 'evil has no receive buffers' in out
+
+
+def test_kick_storm(lab, mate):
+    with lab.attack(), lab.front('evil').start() as f, busy(
+            lambda: [os.eventfd_write(r.kick, 1) for r in (f.tx, f.rx)]):
+        for _ in range(5):
+            lab.check_neighbours()
+        works(lab, f, mate)
+
+
+def test_wishes_for_signals_change_all_the_time(lab, mate):
+    with lab.attack(), lab.front('evil').start(Front.FEATURES | vu.EVENT_IDX) as f:
+        rnd = random.Random(3)
+
+        def scribble():
+            for r in f.rx, f.tx:
+                f.mem.set_u16(r.avail + 4 + 2 * r.num, rnd.randrange(0x10000))
+                f.mem.set_u16(r.avail, rnd.randrange(4))
+        with busy(scribble):
+            for _ in range(5):
+                works(lab, f, mate)
+                lab.check_neighbours()
 
 
 # --- lies on the socket (the front-end) -----------------------------------------------------------
@@ -610,6 +714,102 @@ def test_reconnect_loop(lab, mate):
                 exchange(f, mate, [60])
 
 
+def test_memory_is_no_file(lab):
+    r, w = os.pipe()
+    a, b = socket.socketpair()
+    event, null = os.eventfd(0), os.open('/dev/zero', os.O_RDWR)
+    folder = os.open('/', os.O_RDONLY)
+    with lab.attack(), lab.front('evil') as f:
+        for fd in r, w, a.fileno(), event, null, folder:
+            refused_table(lab, f, f.mem.regions, [fd], 'not a file')
+            assert f.ack(vu.ADD_MEM_REG, struct.pack('<QQQQQ', 0, *f.mem.regions[0]), [fd]) != 0
+        read_only = os.open(f'/proc/self/fd/{f.mem.fd}', os.O_RDONLY)
+        refused_table(lab, f, f.mem.regions, [read_only], 'cannot map')
+        for fd in r, w, event, null, folder, read_only:
+            os.close(fd)
+        a.close()
+        b.close()
+        assert f.alive()
+
+
+def test_terabytes_of_nothing(lab, mate):
+    """Sparse memory costs address space, which has a limit, and no memory."""
+    before = lab.rss_kb()
+    with lab.attack(), lab.front('evil').start() as f:
+        huge = os.memfd_create('huge')
+        os.ftruncate(huge, 1 << 40)
+        region = [(1 << 44 | i << 40, 1 << 40, 1 << 45 | i << 40, 0) for i in range(4)]
+        refused_table(lab, f, [*f.mem.regions, *region], [f.mem.fd] + [huge] * 4, '4 TiB')
+        for i in range(3):
+            f.do(vu.ADD_MEM_REG, struct.pack('<QQQQQ', 0, *region[i]), [huge])
+        assert f.ack(vu.ADD_MEM_REG, struct.pack('<QQQQQ', 0, *region[3]), [huge]) != 0
+        assert '4 TiB' in lab.state()['last_error']
+        works(lab, f, mate)
+        assert lab.rss_kb() - before < 8 << 10
+        os.close(huge)
+
+
+def test_two_rings_in_one_place(lab, mate):
+    """Both rings of a port in the same memory, with the same eventfds: only they are confused."""
+    with lab.attack(), lab.front('evil') as f:
+        twin = f.tx
+        mine = twin.desc, twin.avail, twin.used
+        twin.desc, twin.avail, twin.used = f.rx.desc, f.rx.avail, f.rx.used
+        f.start()
+        for _ in range(20):
+            mate.transmit(frame(f.mac, mate.mac, 60))
+            mate.wait_used(mate.tx)
+            os.eventfd_write(twin.kick, 1)
+        twin.desc, twin.avail, twin.used = mine
+        assert f.alive()
+
+
+def test_call_is_the_kick(lab, mate):
+    """A switch that wakes itself must not do so for ever."""
+    with lab.attack(), lab.front('evil').start() as f:
+        f.do(vu.SET_VRING_CALL, struct.pack('<Q', 1), [f.tx.kick])
+        f.do(vu.SET_VRING_CALL, struct.pack('<Q', 0), [f.tx.kick])
+        works(lab, f, mate)
+        wait_for('idle', lambda: not spins(lab))
+
+
+def spins(lab):
+    """Does the switch use more than a sixth of a core?"""
+    def ticks():
+        with open(f'/proc/{lab.proc.pid}/stat') as f:
+            return sum(map(int, f.read().rsplit(')')[1].split()[11:13]))
+    before = ticks()
+    time.sleep(0.3)
+    return ticks() - before > 5
+
+
+def test_rings_start_and_stop_all_the_time(lab, mate):
+    """Each of these waits for the workers: for those who ask, not for the neighbours."""
+    with lab.attack(), lab.front('evil').start() as f:
+        for i in range(100):
+            f.send(vu.SET_VRING_ENABLE, struct.pack('<II', i % 2, i // 2 % 2))
+            f.send(vu.SET_MEM_TABLE, f.table(), [f.mem.fd])
+            if i % 20 == 0:
+                lab.check_neighbours()
+        f.enable(f.rx)
+        f.enable(f.tx)
+        works(lab, f, mate)
+
+
+def test_every_ring_there_is(lab, mate):
+    """All 256 rings with three eventfds each, running in one place; and gone again."""
+    with lab.attack(), lab.front('evil').start() as f:
+        more = Ring(f.mem, 2, 8, at=0x80000)
+        for i in range(2, 256):
+            more.idx = i
+            for step in (f.set_num, f.set_base, f.set_addr, f.set_kick, f.set_call, f.set_err,
+                         f.enable):
+                step(more)
+        assert sum(r['running'] for r in lab.state()['rings']) == 256
+        works(lab, f, mate)
+        more.close()
+
+
 # --- what a worker must not wait for --------------------------------------------------------------
 
 def fill(fd):
@@ -635,6 +835,25 @@ def test_call_eventfd_blocking_and_full(lab, mate):
         broken_jump(f, f.tx)
         f.tx.publish()
         wait_for('broken', lambda: lab.ring(1)['broken'])
+
+
+def test_call_eventfd_refilled_all_the_time(lab, mate):
+    """Full whenever somebody looks, whoever reads it."""
+    with lab.attack(), lab.front('evil').start() as f:
+        for r in f.rx, f.tx:
+            fill(r.call)
+            os.set_blocking(r.call, False)
+
+        def refill():
+            for r in f.rx, f.tx:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(r.call)
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_write(r.call, 2**64 - 2)
+        with busy(refill):
+            for _ in range(5):
+                works(lab, f, mate)
+                lab.check_neighbours()
 
 
 def test_kick_eventfd_blocking_and_drained(lab, mate):

@@ -106,6 +106,8 @@ class Lab:
     def check_neighbours(self):
         assert self.proc.poll() is None, 'the switch died:\n' + self.log()
         a, b = self.neighbours
+        for n in a, b:
+            n.received()  # what a liar flooded must not fill their rings
         exchange(a, b, [60, 1514, 100])
         exchange(b, a, [1514, 60])
 
