@@ -10,9 +10,9 @@
  *                  ^                                      |
  *                  +--------------------------------------+       repost: same buffers again
  *
- * Added and reposted chains are not seen by the device before ring_drv_publish().  ring_drv_repost() is why
- * held exists: whoever always posts the same buffers never writes a descriptor twice, and with a
- * device that completes in order not even an avail entry changes, so its cache lines stay shared.
+ * Added and reposted chains are not seen by the device before ring_drv_publish().  ring_drv_repost()
+ * is why held exists: whoever always posts the same buffers never writes a descriptor twice, and with
+ * a device that completes in order not even an avail entry changes, so its cache lines stay shared.
  *
  * Distrust.  The device may write anything anywhere in the ring.  What the driver needs to know it
  * keeps in private memory (struct ring_drv_slot); a used entry is read once and checked: the id is
