@@ -83,7 +83,9 @@ static ALWAYS_INLINE uint32_t split_dev_peek(struct ring *r, struct ring_burst *
 static ALWAYS_INLINE void split_dev_publish(struct ring *r, const struct ring_burst *b, uint32_t n,
                                             const uint32_t *lens)
 {
-    uint64_t *elem = GUEST_PTR(uint64_t, r->used->ring);
+    /* id and len in one store; the entries of the used ring start four bytes behind its base */
+    typedef uint64_t used_elem __attribute__((aligned(4), may_alias));
+    volatile used_elem *elem = GUEST_PTR(volatile used_elem, r->used->ring);
     const struct ring_chain *c = b->chain;
     const uint32_t mask = r->num - 1;
     uint32_t at = r->idx;
@@ -91,7 +93,7 @@ static ALWAYS_INLINE void split_dev_publish(struct ring *r, const struct ring_bu
     for (uint32_t i = 0; i < n; i++, c++) {
         uint64_t len = lens ? lens[i] : 0;
 
-        write_once(&elem[at++ & mask], (uint64_t)c->id | len << 32);
+        elem[at++ & mask] = (uint64_t)c->id | len << 32;
     }
     r->idx = (uint16_t)at;
     ring_s2_store_used_idx(GUEST_PTR(uint16_t, &r->used->idx), r->idx);
