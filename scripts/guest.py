@@ -167,7 +167,8 @@ class Guest:
                 raise GuestError(f'{self.name}: QEMU ended (status {rc}) during: {what}\n{self.logs()}')
             return data
         if left <= 0:
-            raise GuestError(f'{self.name}: no answer in time: {what}\n{self.logs()}')
+            seen = (self.inbox if sock is self.agent else self.qmp_inbox)[-200:]
+            raise GuestError(f'{self.name}: no answer in time: {what}; it said {seen}\n{self.logs()}')
         return b''
 
     def wait_ready(self, timeout=120):
