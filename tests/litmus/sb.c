@@ -57,28 +57,21 @@ static struct {
     uint32_t stop;
 } s;
 
-static void pin(int cpu_nth)
-{
-    cpu_set_t all, one;
+static cpu_set_t allowed; /* CPUs of this process, before anybody is pinned */
 
-    if (sched_getaffinity(0, sizeof(all), &all)) {
-        return;
-    }
+/* Run on the nth CPU that is allowed. */
+static void pin(int nth)
+{
+    cpu_set_t one;
+
     CPU_ZERO(&one);
     for (int i = 0; i < CPU_SETSIZE; i++) {
-        if (CPU_ISSET(i, &all) && cpu_nth-- == 0) {
+        if (CPU_ISSET(i, &allowed) && nth-- == 0) {
             CPU_SET(i, &one);
             sched_setaffinity(0, sizeof(one), &one);
             return;
         }
     }
-}
-
-static unsigned cpus(void)
-{
-    cpu_set_t all;
-
-    return sched_getaffinity(0, sizeof(all), &all) ? 1 : (unsigned)CPU_COUNT(&all);
 }
 
 /* A clock that both CPUs share, to start both halves within some tens of cycles of each other. */
@@ -243,7 +236,7 @@ int main(int argc, char **argv)
         return 2;
     }
     race_is_kick = !strcmp(argv[1], "kick");
-    if (cpus() < 2) {
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) || CPU_COUNT(&allowed) < 2) {
         printf("skipped: the race needs two CPUs, this process may use one\n");
         return 77;
     }
