@@ -71,11 +71,14 @@ class Memory:
     def uva(self, off):
         return next(u + off - o for _, n, u, o in self.regions if o <= off < o + n)
 
+    # One access of two bytes each: struct clears what it is going to write, and the device could
+    # see an index of 0 in between.
+
     def u16(self, off):
-        return struct.unpack_from('<H', self.map, off)[0]
+        return memoryview(self.map)[off:off + 2].cast('H')[0]
 
     def set_u16(self, off, v):
-        struct.pack_into('<H', self.map, off, v & 0xffff)
+        memoryview(self.map)[off:off + 2].cast('H')[0] = v & 0xffff
 
     def move(self):
         """The same bytes in another file, as after a hotplug."""
