@@ -154,7 +154,8 @@ struct port_ops {
     void (*destroy)(struct port *p);
 
     /* Lend up to PKT_BURST frames of q; b is empty. Returns b->n. Sets b->n_loans, the number of
-     * frames taken from the port: b->n and those refused here, which are counted already. */
+     * frames taken from the port: those in b and those refused here, which are counted already. A
+     * frame that the port makes itself is in b and no loan. */
     uint32_t (*rx)(struct rxq *q, struct batch *b, struct wctx *w);
     /* Every loan of the last rx ends. Called once after each rx that set b->n_loans. */
     void (*rx_done)(struct rxq *q, struct batch *b, struct wctx *w);

@@ -29,7 +29,9 @@ static struct port_vhost *vhost_of(struct port *p)
 
 static bool port_vhost_arm(struct rxq *q)
 {
-    return ring_dev_arm(RING_SPLIT, &container_of(q, struct vq, rxq)->ring);
+    bool work = ring_dev_arm(RING_SPLIT, &container_of(q, struct vq, rxq)->ring);
+
+    return work || read_once(&vhost_of(q->port)->announce);
 }
 
 static void port_vhost_disarm(struct rxq *q)
@@ -140,11 +142,20 @@ static void on_mem_swap(void *ctx, const struct gmem *mem)
     pv->port.env->barrier(pv->port.env->ctx);
 }
 
+/* The guest has moved here and does not announce itself: tell the other ports, and those behind them,
+ * as it would. Its worker sends the frame, so that it takes the way of all frames. */
 static void on_rarp(void *ctx, const uint8_t mac[6])
 {
     struct port_vhost *pv = ctx;
+    const struct port_env *env = pv->port.env;
+    uint64_t key = 0;
 
-    pv->port.env->learn(pv->port.env->ctx, &pv->port, mac);
+    env->learn(env->ctx, &pv->port, mac);
+    memcpy(&key, mac, 6);
+    store_release(&pv->announce, key);
+    if (pv->vq[1] && pv->vq[1]->rxq.fd >= 0) {
+        env->signal(env->ctx, pv->vq[1]->rxq.fd); /* a worker that sleeps looks when it is kicked */
+    }
 }
 
 static void set_max_len(struct port_vhost *pv, uint16_t guest_mtu)

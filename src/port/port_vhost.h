@@ -36,6 +36,8 @@ struct port_vhost {
     struct vq *out[VU_MAX_RINGS / 2]; /* running receive rings; read by workers */
     struct vq *vq[VU_MAX_RINGS];      /* all running rings; control thread */
     uint16_t mtu_conf;                /* mtu= option, 0 if not given */
+    uint64_t announce;                /* MAC to announce in its name, 0: none. Control sets it, the
+                                         worker of its first transmit ring takes it. */
 };
 
 /* The callbacks that move frames, once per machine level; contracts in port.h. */

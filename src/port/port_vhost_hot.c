@@ -186,6 +186,23 @@ static ALWAYS_INLINE uint8_t GUEST *one_run(struct gmem_window win, const struct
     return likely(c->n_seg == 1) ? va : NULL;
 }
 
+/* A RARP "request reverse" in the guest's name (RFC 903; what QEMU's SEND_RARP asks for). No loan. */
+static COLD uint32_t announce(struct port *port, struct batch *b)
+{
+    static const uint8_t rarp[60] = {[0 ... 5] = 0xff, [12] = 0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3};
+    uint64_t mac = __atomic_exchange_n(&vhost_of(port)->announce, 0, __ATOMIC_ACQUIRE);
+    uint8_t *frame = batch_snap(b, 0) + VNET_HDR_LEN;
+
+    memcpy(frame, rarp, sizeof(rarp));
+    memcpy(frame + 6, &mac, 6);  /* source */
+    memcpy(frame + 22, &mac, 6); /* sender hardware address */
+    memcpy(frame + 32, &mac, 6); /* target hardware address */
+    pkt_plain_header(frame);
+    b->pkt[0] = (struct pkt){.data = frame, .len = sizeof(rarp), .snap_len = sizeof(rarp)};
+    b->n = mac ? 1 : 0;
+    return b->n;
+}
+
 uint32_t HOT(port_vhost_rx)(struct rxq *q, struct batch *b, struct wctx *w)
 {
     struct vq *vq = container_of(q, struct vq, rxq);
@@ -202,7 +219,7 @@ uint32_t HOT(port_vhost_rx)(struct rxq *q, struct batch *b, struct wctx *w)
         if (maybe_faulty(&vq->ring)) {
             check_faults(q->port, vq);
         }
-        return 0;
+        return unlikely(read_once(&vhost_of(q->port)->announce)) ? announce(q->port, b) : 0;
     }
     for (uint32_t i = 0; i < n; i++) {
         va[i] = one_run(win, &rb->chain[i]);

@@ -616,6 +616,9 @@ def test_rarp_moves_the_station(net):
     b.do(vu.SEND_RARP, station + bytes(2))  # it has migrated
     b.sync()
     assert where() == {station.hex(':'): b.name}
+    rarp = (b'\xff' * 6 + station + bytes.fromhex('8035' '0001' '0800' '06' '04' '0003') +
+            station + bytes(4) + station + bytes(4) + bytes(18))
+    assert a.recv() == rarp and c.recv() == rarp  # the neighbours, and switches behind them, learn
     f = frame(station, c.mac, 60)
     c.send_frames(f)
     assert b.recv() == f
