@@ -229,7 +229,7 @@ static uint16_t bridge_age(void *arg, uint16_t fid)
 void dp_tick(struct dp *dp)
 {
     mactab_set_now(dp->macs, (uint16_t)((clock_ns() - dp->start_ns) / 1000000000u % 65535));
-    mactab_age(dp->macs, bridge_age, dp, mactab_size(dp->macs) / AGE_ROUND_S + 1);
+    mactab_age(dp->macs, bridge_age, dp, mactab_buckets(dp->macs) / AGE_ROUND_S + 1);
 }
 
 static void on_tick(evutil_socket_t fd, short what, void *arg)
@@ -448,13 +448,13 @@ struct bridge_opts {
 static int take_bridge_keys(const struct dp *dp, const struct port_conf *c, struct bridge_opts *o,
                             struct port_conf *rest, struct err *e)
 {
-    const char *isolated = port_conf_get(c, "isolated"), *limit = port_conf_get(c, "mac-limit");
+    const char *limit = port_conf_get(c, "mac-limit");
     int rc = 0;
 
     *o = (struct bridge_opts){.bridge = port_conf_get(c, "bridge"),
                               .limit = mactab_size(dp->macs) / 2};
     o->bridge = o->bridge ? o->bridge : BRIDGE_DEFAULT;
-    rc = isolated ? parse_yes_no(c->name, "isolated", isolated, &o->isolated, e) : 0;
+    rc = port_conf_yes(c, "isolated", &o->isolated, e);
     rc = rc || !limit ? rc : parse_limit(dp, c->name, limit, &o->limit, e);
     if (rc) {
         return rc;
@@ -502,10 +502,14 @@ int dp_port_add(struct dp *dp, const struct port_conf *c, struct err *e)
     if (rc) {
         return rc;
     }
+    bool new_bridge = !bridge_find(dp, o.bridge);
     struct dp_bridge *b = bridge_get(dp, o.bridge, e);
     rc = b ? port_create(&p, &rest, &dp->env, e) : e ? e->code : -EINVAL;
     port_conf_free(&rest);
     if (rc) {
+        if (b && new_bridge) {
+            dp_bridge_del(dp, o.bridge, NULL); /* nobody asked for the bridge alone */
+        }
         return rc;
     }
     /* What `show config` prints is what was asked for, bridge keys included. */

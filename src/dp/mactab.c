@@ -350,6 +350,11 @@ uint32_t mactab_size(const struct mactab *t)
     return t->size;
 }
 
+uint32_t mactab_buckets(const struct mactab *t)
+{
+    return t->mask + 1;
+}
+
 uint64_t mactab_limited(const struct mactab *t, uint16_t port)
 {
     return read_once(&t->port[port].limited);

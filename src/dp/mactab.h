@@ -60,6 +60,7 @@ int mactab_del(struct mactab *t, uint64_t key);
 uint32_t mactab_count(const struct mactab *t, uint16_t port);
 uint32_t mactab_total(const struct mactab *t);
 uint32_t mactab_size(const struct mactab *t);
+uint32_t mactab_buckets(const struct mactab *t);
 uint64_t mactab_limited(const struct mactab *t, uint16_t port); /* addresses refused so far */
 uint64_t mactab_moves(const struct mactab *t);
 /* Walk all entries (a consistent copy of each bucket). */

@@ -15,6 +15,7 @@
 #include "base/evsignal.h"
 
 #define QUEUE_BUDGET 4          /* bursts per queue and round: nobody waits longer than that */
+#define TURN_BYTES (1u << 20)   /* and no more copied than this: floods and jumbo frames count */
 #define EVENT_CHECK_ROUNDS 64   /* busy rounds between two looks at event-driven queues */
 #define POLLED_SLEEP_MS 1       /* a queue without a kick fd is looked at this often while idle */
 #define MAX_EVENTS 64
@@ -93,7 +94,8 @@ static uint32_t poll_queue(struct worker *w, const struct view *view, struct rxq
 {
     uint32_t frames = 0;
 
-    for (unsigned i = 0; i < QUEUE_BUDGET; i++) {
+    w->ctx.spent = 0;
+    for (unsigned i = 0; i < QUEUE_BUDGET && w->ctx.spent < TURN_BYTES; i++) {
         struct batch *b = w->batch;
 
         b->n = 0;

@@ -31,6 +31,17 @@ const char *port_conf_get(const struct port_conf *c, const char *key)
     return NULL;
 }
 
+int port_conf_yes(const struct port_conf *c, const char *key, bool *out, struct err *e)
+{
+    const char *v = port_conf_get(c, key);
+
+    if (v && strcmp(v, "yes") && strcmp(v, "no")) {
+        return err_set(e, -EINVAL, "port %s: %s=%.40s is neither yes nor no", c->name, key, v);
+    }
+    *out = v ? !strcmp(v, "yes") : *out;
+    return 0;
+}
+
 int port_conf_set(struct port_conf *c, const char *key, const char *value)
 {
     char *v = strdup(value);

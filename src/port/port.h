@@ -38,6 +38,7 @@
 #define PORT_MAX 1024        /* ports per switch */
 #define WORKER_MAX 64
 #define PORT_NONE 0xffff
+#define PORT_MTU_OVERHEAD 22 /* an Ethernet header and two tags: an MTU counts neither */
 
 struct event_base;
 struct port;
@@ -55,6 +56,8 @@ struct port_conf {
     unsigned line; /* in the configuration file, 0 from the command line */
 };
 const char *port_conf_get(const struct port_conf *c, const char *key); /* NULL if not given */
+/* A key that is yes or no; *out stays if it is not given, -EINVAL if it is something else. */
+int port_conf_yes(const struct port_conf *c, const char *key, bool *out, struct err *e);
 
 struct port_option_def {
     const char *key;
@@ -92,6 +95,7 @@ struct wctx {
     unsigned id;             /* worker number: index of port->counters[] */
     void *rx_scratch;        /* WCTX_SCRATCH bytes for the provider between rx and rx_done */
     void *tx_scratch;        /* the same for the duration of one tx call */
+    uint64_t spent;          /* what this turn cost, in bytes copied: tx adds, the worker ends it */
     uint32_t n_signals;
     int signals[128];        /* eventfds to signal at the end of this round, see wctx_signal */
     uint32_t n_due;

@@ -66,7 +66,6 @@
 #define TAP_MTU_MAX    65521 /* the kernel's limit for TAP: 65535 less the Ethernet header */
 #define TAP_BUF        65536 /* per frame, what does not fit in the snapshot; pages come on demand */
 #define TAP_IOV_MAX    1024  /* of one system call, as in the kernel */
-#define FRAME_OVERHEAD 22    /* Ethernet header and two VLAN tags: not part of the MTU */
 static_assert(TAP_BUF + PKT_SNAP >= PKT_MAX_LEN + VNET_HDR_LEN, "any frame fits");
 static_assert(sizeof(struct iovec) * TAP_IOV_MAX <= WCTX_SCRATCH, "the iovec array is in scratch");
 
@@ -257,6 +256,7 @@ static void tap_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32_t
     }
     write_once(&c->tx_frames, c->tx_frames + frames);
     write_once(&c->tx_bytes, c->tx_bytes + bytes);
+    w->spent += bytes;
 }
 
 /* ---- control: link state ------------------------------------------------------------------ */
@@ -292,7 +292,7 @@ static void tap_query(struct port_tap *t)
          * it works as before; or deleted. */
         t->up = tap_exists(t);
     }
-    write_once(&t->port.max_len, MIN(t->mtu + FRAME_OVERHEAD, (unsigned)PKT_MAX_LEN));
+    write_once(&t->port.max_len, MIN(t->mtu + PORT_MTU_OVERHEAD, (unsigned)PKT_MAX_LEN));
 }
 
 static void on_link_event(evutil_socket_t fd, short what, void *arg)

@@ -8,6 +8,7 @@
  */
 #include "port/port.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
@@ -64,6 +65,11 @@ static int on_ring_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, 
 
     if (!vq) {
         return err_set(e, -ENOMEM, "port %s: out of memory", pv->port.name);
+    }
+    if (idx >= 2 && !(features & VIRTIO_BIT(NET_F_MQ))) {
+        /* Each ring has a budget of its own: nobody gets more than what was negotiated. */
+        free(vq);
+        return err_set(e, -EINVAL, "not used: VIRTIO_NET_F_MQ was not negotiated");
     }
     *vq = (struct vq){
         .rxq = {.port = &pv->port, .queue = (uint16_t)(idx / 2), .fd = c->kick_fd},
@@ -160,16 +166,17 @@ static void on_rarp(void *ctx, const uint8_t mac[6])
 
 static void set_max_len(struct port_vhost *pv, uint16_t guest_mtu)
 {
-    uint32_t mtu = pv->mtu_conf ? pv->mtu_conf : guest_mtu;
+    uint32_t conf = pv->mtu_conf ? pv->mtu_conf : UINT16_MAX;
+    uint32_t mtu = MIN(conf, guest_mtu ? guest_mtu : UINT16_MAX);
 
-    write_once(&pv->port.max_len, mtu ? mtu + PKT_MIN_LEN : PKT_MAX_LEN);
+    write_once(&pv->port.max_len, mtu + PORT_MTU_OVERHEAD);
 }
 
 static int on_mtu(void *ctx, uint16_t mtu)
 {
     struct port_vhost *pv = ctx;
 
-    if (mtu < 68 || (pv->mtu_conf && mtu != pv->mtu_conf)) {
+    if (mtu < 68 || (pv->mtu_conf && mtu > pv->mtu_conf)) {
         return -EINVAL;
     }
     set_max_len(pv, mtu);
@@ -222,13 +229,8 @@ static void port_vhost_event(struct port *port)
             vu_dev_kill(pv->dev, ring_fault_text(f));
             return;
         }
-        if (f && !vq->reported) {
-            vq->reported = true;
-            if (i % 2) {
-                /* polled no more; the vq stays for ring_stop */
-                port->env->detach(port->env->ctx, &vq->rxq);
-            }
-            vu_dev_ring_broken(pv->dev, i, ring_fault_text(f));
+        if (f) {
+            vu_dev_ring_broken(pv->dev, i, ring_fault_text(f)); /* stops it: the vq is gone */
         }
     }
 }
@@ -255,37 +257,27 @@ static int parse_number(const struct port_conf *c, const char *key, int base, un
     }
     errno = 0;
     *out = strtoul(v, &end, base);
-    if (errno || end == v || *end || *out > max) {
+    if (errno || !isdigit((unsigned char)*v) || *end || *out > max) {
         return err_set(e, -EINVAL, "port %s: %s=%.40s is not %s number up to %lu", c->name, key, v,
                        base == 8 ? "an octal" : "a", max);
     }
     return 0;
 }
 
+/* owner= and group=: names or numbers. (uid_t)-1 is no user: chown takes it for "leave it". */
 static int parse_ids(const struct port_conf *c, struct vu_conf *v, struct err *e)
 {
     const char *owner = port_conf_get(c, "owner"), *group = port_conf_get(c, "group");
-    char *end;
+    const struct passwd *pw = owner ? getpwnam(owner) : NULL;
+    const struct group *gr = group ? getgrnam(group) : NULL;
+    unsigned long uid = (uid_t)-1, gid = (gid_t)-1;
+    int rc = 0;
 
-    v->owner = (uid_t)-1;
-    v->group = (gid_t)-1;
-    if (owner) {
-        const struct passwd *pw = getpwnam(owner);
-
-        v->owner = pw ? pw->pw_uid : (uid_t)strtoul(owner, &end, 10);
-        if (!pw && (end == owner || *end)) {
-            return err_set(e, -EINVAL, "port %s: there is no user '%.40s'", c->name, owner);
-        }
-    }
-    if (group) {
-        const struct group *gr = getgrnam(group);
-
-        v->group = gr ? gr->gr_gid : (gid_t)strtoul(group, &end, 10);
-        if (!gr && (end == group || *end)) {
-            return err_set(e, -EINVAL, "port %s: there is no group '%.40s'", c->name, group);
-        }
-    }
-    return 0;
+    rc = pw ? 0 : parse_number(c, "owner", 10, UINT32_MAX - 1, &uid, e);
+    rc = rc || gr ? rc : parse_number(c, "group", 10, UINT32_MAX - 1, &gid, e);
+    v->owner = pw ? pw->pw_uid : (uid_t)uid;
+    v->group = gr ? gr->gr_gid : (gid_t)gid;
+    return rc ? err_prefix(e, "there is no such user or group") : 0;
 }
 
 static int parse_mtu(const char *name, const char *value, uint16_t *out, struct err *e)
@@ -306,7 +298,7 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
 {
     struct port_vhost *pv = calloc(1, sizeof(*pv));
     const char *client = port_conf_get(c, "client"), *path = port_conf_get(c, "path");
-    const char *any = port_conf_get(c, "any-fs");
+    bool any_fs = false;
     unsigned long mode = 0660;
     struct vu_conf v = {.name = c->name, .features = VNET_FEATURES_OFFERED};
     char *listen_path = NULL;
@@ -327,6 +319,7 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
         listen_path = NULL;
         rc = err_set(e, -ENOMEM, "port %s: out of memory", c->name);
     }
+    rc = rc ? rc : port_conf_yes(c, "any-fs", &any_fs, e);
     rc = rc ? rc : parse_ids(c, &v, e);
     rc = rc ? rc : parse_number(c, "mode", 8, 0777, &mode, e);
     rc = rc ? rc : parse_mtu(c->name, port_conf_get(c, "mtu"), &pv->mtu_conf, e);
@@ -335,7 +328,7 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
         v.client = client != NULL;
         v.path = client ? client : path ? path : listen_path;
         v.mode = (mode_t)mode;
-        v.fs = any && !strcmp(any, "yes") ? GMEM_FS_ANY : GMEM_FS_MEMORY_ONLY;
+        v.fs = any_fs ? GMEM_FS_ANY : GMEM_FS_MEMORY_ONLY;
         rc = vu_dev_create(&pv->dev, &v, &vu_callbacks, pv, env->evbase, e);
     }
     free(listen_path);

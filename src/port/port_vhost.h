@@ -23,7 +23,6 @@ struct vq {
     bool plain;     /* hdr_len is 12: the header in front of the snapshot can go out as it is */
     bool mergeable; /* VIRTIO_NET_F_MRG_RXBUF negotiated */
     bool told;      /* the control thread was asked to look at its fault, once */
-    bool reported;  /* control: it did */
     bool shared;    /* several workers may write it: take the lock */
     uint32_t lock;  /* receive rings: one writer at a time */
     uint64_t due;   /* workers that will look at the driver's wish for a signal; under the lock */

@@ -9,6 +9,7 @@
  * Both have one fast form (a chain of one segment inside one region) written out in the loop and one
  * general form for everything else.
  */
+#include <sched.h>
 #include <string.h>
 
 #include "pkt/copy.h"
@@ -28,6 +29,7 @@ static_assert(COPY_SNAP_MAX >= PKT_SNAP, "a snapshot is taken in one go");
  * lead would evict what it brought in.
  */
 #define AHEAD 6
+#define SEG_COST 64 /* walking one segment of a chain takes as long as copying so many bytes */
 
 static ALWAYS_INLINE void prefetch_read(const uint8_t GUEST *p)
 {
@@ -44,7 +46,10 @@ static ALWAYS_INLINE void prefetch_write(uint8_t GUEST *p)
 /* ---- from the guest ---------------------------------------------------------------------------- */
 
 /* What became of one chain. */
-enum { LENT = DROP_N };
+enum {
+    LENT = DROP_N,
+    NO_ROOM, /* for its segments, behind the frames before it: the first one of the next burst */
+};
 
 static const enum drop rx_fault_drop[RING_N_FAULTS] = {
     [RING_FAULT_NEXT_RANGE] = DROP_BAD_CHAIN,     [RING_FAULT_CHAIN_LONG] = DROP_BAD_CHAIN,
@@ -129,7 +134,7 @@ static NOINLINE int rx_general(struct vq *vq, const struct gmem *mem, struct bat
             snap += head;
             if (len > head) {
                 if (b->n_spans + n_spans == PKT_MAX_SPANS) {
-                    return DROP_BAD_CHAIN;
+                    return b->n_spans ? NO_ROOM : DROP_BAD_CHAIN;
                 }
                 spans[n_spans++] = (struct gspan){va + head, len - head};
             }
@@ -247,6 +252,10 @@ uint32_t HOT(port_vhost_rx)(struct rxq *q, struct batch *b, struct wctx *w)
         } else {
             r = rx_general(vq, mem, b, p, room, rb, c);
         }
+        if (unlikely(r == NO_ROOM)) {
+            b->n_loans = i;
+            break;
+        }
         if (unlikely(r != LENT)) {
             port_count_drop(q->port, w, (enum drop)r, 1);
             continue;
@@ -265,8 +274,12 @@ uint32_t HOT(port_vhost_rx)(struct rxq *q, struct batch *b, struct wctx *w)
 static ALWAYS_INLINE void vq_lock(struct vq *vq)
 {
     while (vq->shared && unlikely(__atomic_exchange_n(&vq->lock, 1, __ATOMIC_ACQUIRE))) {
-        while (read_once(&vq->lock)) {
-            cpu_relax();
+        for (unsigned n = 0; read_once(&vq->lock); n++) {
+            if (n < 1000) {
+                cpu_relax();
+            } else {
+                sched_yield(); /* its holder may have lost this very CPU */
+            }
         }
     }
 }
@@ -551,6 +564,7 @@ void HOT(port_vhost_tx)(struct port *port, struct batch *b, const uint8_t *idx, 
         defer |= publish(vq, rb, s.chains, lens, w);
         write_once(&count->tx_frames, count->tx_frames + s.frames);
         write_once(&count->tx_bytes, count->tx_bytes + s.bytes);
+        w->spent += s.bytes + rb->n_pool * (uint64_t)SEG_COST;
         if (unlikely(s.need_more && !s.chains && max == RING_BURST)) {
             port_count_drop(port, w, DROP_NO_BUFFERS, 1); /* all there is does not hold it */
             s.left--;

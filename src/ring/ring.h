@@ -25,8 +25,8 @@
  * direction) has chain.fault set, is dropped and completed with length 0; a ring that is wrong
  * (head out of range, avail index jumped) is `broken`: no further access until it is set up again.
  *
- * Layouts.  Each layout implements X_dev_peek, X_dev_commit, X_dev_arm, X_dev_disarm, X_dev_more
- * with the contracts below, all always-inline.  Callers pass the layout as a constant first
+ * Layouts.  Each layout implements X_dev_peek, X_dev_publish, X_dev_signal_due,
+ * X_dev_arm, X_dev_disarm and X_dev_more with the contracts below, all always-inline.  Callers pass the layout as a constant first
  * argument, so one source line serves every layout without an indirect call.
  *
  * Threads: one user at a time (the worker that owns it, or who holds the egress lock). The
@@ -57,7 +57,8 @@ enum ring_fault {
 #define RING_FAULT_ENUM(sym, text) RING_FAULT_##sym,
     RING_FAULTS(RING_FAULT_ENUM)
 #undef RING_FAULT_ENUM
-    RING_N_FAULTS
+    RING_N_FAULTS,
+    RING_RETRY = RING_N_FAULTS /* no fault: the chain did not fit behind the others of its burst */
 };
 const char *ring_fault_text(enum ring_fault f);
 

@@ -53,7 +53,7 @@ static enum ring_fault add_seg(struct walk *w, const struct ring_seg *d)
     if (b->n_pool == RING_MAX_SEGS) {
         /* The pool is shared by the burst: if this chain is not alone in it, try it again first in
          * the next burst; if it is, it has more segments than any chain may have. */
-        return w->c->pool ? (enum ring_fault)RING_N_FAULTS : RING_FAULT_CHAIN_LONG;
+        return w->c->pool ? RING_RETRY : RING_FAULT_CHAIN_LONG;
     }
     b->pool[b->n_pool++] = *d;
     return RING_FAULT_NONE;

@@ -71,7 +71,7 @@ static ALWAYS_INLINE uint32_t split_dev_peek(struct ring *r, struct ring_burst *
         split_read_desc(&c->seg, desc, head);
         if (unlikely(c->seg.flags != plain)) {
             split_walk_chain(r, load_acquire(&r->mem), b, c);
-            if (c->fault == RING_N_FAULTS) {
+            if (c->fault == RING_RETRY) {
                 break; /* no room behind the others: the first chain of the next burst */
             }
         }
