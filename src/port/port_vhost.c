@@ -66,11 +66,6 @@ static int on_ring_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, 
     if (!vq) {
         return err_set(e, -ENOMEM, "port %s: out of memory", pv->port.name);
     }
-    if (idx >= 2 && !(features & VIRTIO_BIT(NET_F_MQ))) {
-        /* Each ring has a budget of its own: nobody gets more than what was negotiated. */
-        free(vq);
-        return err_set(e, -EINVAL, "not used: VIRTIO_NET_F_MQ was not negotiated");
-    }
     *vq = (struct vq){
         .rxq = {.port = &pv->port, .queue = (uint16_t)(idx / 2), .fd = c->kick_fd},
         .hdr_len = vnet_hdr_len(features),

@@ -27,6 +27,7 @@
  * anew.
  */
 struct vu_ring {
+    unsigned idx;
     bool have_num, have_addr, have_base, have_kick;
     bool enable; /* the last SET_VRING_ENABLE, remembered for rings in any state */
     bool running, failed, broken;

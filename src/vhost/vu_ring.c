@@ -34,6 +34,7 @@ struct vu_ring *vu_ring_get(struct vu_dev *d, unsigned idx)
         r = calloc(1, sizeof(*r));
         if (r) {
             r->kick_fd = r->call_fd = r->err_fd = -1;
+            r->idx = idx;
             d->ring[idx] = r;
             d->n_rings = MAX(d->n_rings, idx + 1);
         }
@@ -55,7 +56,10 @@ static const char *missing(const struct vu_dev *d, const struct vu_ring *r)
            : !r->have_kick          ? "waits for SET_VRING_KICK"
            : !d->mem || !d->mem->n  ? "waits for the guest's memory; " VU_SHARE_REMEDY
            : !vu_ring_enabled(d, r) ? "waits for SET_VRING_ENABLE"
-                                    : NULL;
+           /* Each ring costs the switch a turn: nobody gets more than what was negotiated. */
+           : r->idx >= 2 && !(d->features & VIRTIO_BIT(NET_F_MQ))
+               ? "not used: VIRTIO_NET_F_MQ was not negotiated"
+               : NULL;
 }
 
 const char *vu_ring_why(const struct vu_dev *d, const struct vu_ring *r)

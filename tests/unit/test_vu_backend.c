@@ -439,18 +439,20 @@ static void the_last_ring(void **state)
 {
     struct vu_ring_addr a = ring_addr(0);
 
+    /* Taken and kept, but not run: VIRTIO_NET_F_MQ is not among the features. */
     a.idx = 255;
     say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
     say_memory(&F, PLAIN);
     say_state(&F, VU_SET_VRING_NUM, PLAIN, 255, RING_NUM);
     send_msg(&F, VU_SET_VRING_ADDR, PLAIN, &a, sizeof(a), NULL, 0);
-    say_state(&F, VU_SET_VRING_BASE, PLAIN, 255, 0);
+    say_state(&F, VU_SET_VRING_BASE, PLAIN, 255, 7);
     say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 255, 1);
     say_fd(&F, VU_SET_VRING_KICK, PLAIN, 255);
-    assert_log("start 255 @0;");
+    assert_log("");
     assert_int_equal(info(&F).n_rings, 256);
-    get_base(&F, 255);
-    assert_log("stop 255;");
+    assert_non_null(strstr(ring_info(&F, 255).why, "VIRTIO_NET_F_MQ"));
+    assert_int_equal(get_base(&F, 255), 7);
+    assert_log("");
 }
 
 /* --- stopping and changing -------------------------------------------------------------------- */
