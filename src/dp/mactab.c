@@ -315,6 +315,8 @@ int mactab_add_static(struct mactab *t, uint64_t key, uint16_t port)
         rc = insert(t, key, h, port, SEEN_STATIC);
     } else if (b->seen[at] == SEEN_STATIC && b->port[at] != port) {
         rc = -EEXIST;
+    } else if (b->port[at] == port) {
+        write_once(&b->seen[at], SEEN_STATIC); /* it stays where it is: no move */
     } else {
         move(t, b, at, port, SEEN_STATIC);
     }

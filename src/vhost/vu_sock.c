@@ -175,11 +175,28 @@ static int set_access(const char *path, uid_t uid, gid_t gid, mode_t mode, struc
                        "change the owner, and the group only to one of yours",
                        path, (long)(int)uid, (long)(int)gid, strerror(errno));
     }
-    if (chmod(path, mode)) {
-        return err_set(e, -errno, "cannot set mode %03o on socket %s: %s", (unsigned)mode, path,
-                       strerror(errno));
+    /* chmod(path) would follow a link that somebody put there meanwhile: hold the socket itself. */
+    int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    char held[40];
+    struct stat st;
+    int rc = 0;
+
+    snprintf(held, sizeof(held), "/proc/self/fd/%d", fd);
+    if (fd < 0 || fstat(fd, &st)) {
+        rc = err_set(e, -errno, "cannot look at socket %s: %s", path, strerror(errno));
+    } else if (!S_ISSOCK(st.st_mode)) {
+        rc = err_set(e, -EEXIST,
+                     "%s was replaced by something that is no socket; use a directory that only "
+                     "the switch can write",
+                     path);
+    } else if (chmod(held, mode)) {
+        rc = err_set(e, -errno, "cannot set mode %03o on socket %s: %s", (unsigned)mode, path,
+                     strerror(errno));
     }
-    return 0;
+    if (fd >= 0) {
+        close(fd);
+    }
+    return rc;
 }
 
 int vu_sock_listen(const char *path, uid_t uid, gid_t gid, mode_t mode, struct vu_sock_file *made,
