@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/text.h"
 #include "ctl/conf.h"
 #include "ctl/rundir.h"
 
@@ -180,7 +181,7 @@ static void banner_print(FILE *f, const struct banner *b, struct qemu_version qe
         struct plug p = {c->name, path ? path : "", port_conf_get(c, "mtu"), client != NULL, ""};
 
         banner_mac(c->name, mac);
-        conf_write_mac(p.mac, mac);
+        text_write_mac(p.mac, mac);
         if (printed++ == 0) {
             put_intro(f, b->libvirt, qemu);
         }

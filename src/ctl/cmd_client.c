@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/text.h"
 #include "ctl/cli.h"
 #include "ctl/client.h"
 #include "ctl/conf.h"
@@ -83,7 +84,7 @@ static json_t *port_params(const char *arg)
         cli_usage("%s", e.text);
         return NULL;
     }
-    if (conf_check_port(&p, &e)) {
+    if (port_conf_check(&p, dp_port_options(), &e)) {
         cli_usage("port %s: %s", p.name, e.text);
     } else {
         options = json_object();
@@ -255,7 +256,7 @@ int cmd_mac(int argc, char **argv)
         fputs(mac_usage, stderr);
         return CLI_USAGE;
     }
-    if (w != &verbs[2] && conf_read_mac(arg[0], mac)) {
+    if (w != &verbs[2] && text_read_mac(arg[0], mac)) {
         return cli_usage("\"%s\" is not a MAC address like 52:54:00:12:34:56", arg[0]);
     }
     status = open_switch(&c, &o);

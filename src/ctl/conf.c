@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/nearest.h"
+#include "base/text.h"
 
 void conf_init(struct conf *c)
 {
@@ -36,21 +36,6 @@ void conf_fini(struct conf *c)
     conf_init(c);
 }
 
-bool conf_name_ok(const char *name)
-{
-    size_t len = strlen(name);
-
-    if (len == 0 || len > PORT_NAME_MAX || !isalnum((unsigned char)name[0])) {
-        return false;
-    }
-    for (size_t i = 0; i < len; i++) {
-        if (!isalnum((unsigned char)name[i]) && !strchr("._-", name[i])) {
-            return false;
-        }
-    }
-    return true;
-}
-
 int conf_read_bool(const char *text)
 {
     static const char *const yes[] = {"yes", "true", "on", "1"};
@@ -67,48 +52,11 @@ int conf_read_bool(const char *text)
     return -1;
 }
 
-int conf_read_mac(const char *text, uint8_t mac[6])
-{
-    for (int i = 0; i < 6; i++) {
-        if (!isxdigit((unsigned char)text[0]) || !isxdigit((unsigned char)text[1])) {
-            return -EINVAL;
-        }
-        char hex[3] = {text[0], text[1], 0};
-
-        mac[i] = (uint8_t)strtoul(hex, NULL, 16);
-        text += 2;
-        if (i < 5 && *text != ':' && *text != '-') {
-            return -EINVAL;
-        }
-        text += i < 5;
-    }
-    return *text ? -EINVAL : 0;
-}
-
-void conf_write_mac(char out[18], const uint8_t mac[6])
-{
-    snprintf(out, 18, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4],
-             mac[5]);
-}
-
-/* A decimal number, or no number at all: "12x", "-1", "" and " 1" are refused. */
-static bool read_number(const char *text, unsigned long max, unsigned long *out)
-{
-    char *end;
-
-    if (!isdigit((unsigned char)text[0])) {
-        return false;
-    }
-    errno = 0;
-    *out = strtoul(text, &end, 10);
-    return !errno && !*end && *out <= max;
-}
-
 int conf_set_mac_size(struct conf *c, const char *text, struct err *e)
 {
-    unsigned long v;
+    uint64_t v;
 
-    if (!read_number(text, CONF_MAC_SIZE_MAX, &v) || v == 0) {
+    if (!text_number(text, 10, CONF_MAC_SIZE_MAX, &v) || v == 0) {
         return err_set(e, -EINVAL, "mac-size \"%s\" is not a number of entries from 1 to %u", text,
                        CONF_MAC_SIZE_MAX);
     }
@@ -118,9 +66,9 @@ int conf_set_mac_size(struct conf *c, const char *text, struct err *e)
 
 int conf_set_poll_us(struct conf *c, const char *text, struct err *e)
 {
-    unsigned long v;
+    uint64_t v;
 
-    if (!read_number(text, CONF_POLL_US_MAX, &v)) {
+    if (!text_number(text, 10, CONF_POLL_US_MAX, &v)) {
         return err_set(e, -EINVAL, "poll-us \"%s\" is not a number of microseconds from 0 to %u",
                        text, CONF_POLL_US_MAX);
     }
@@ -207,67 +155,6 @@ int conf_add_port(struct conf *c, struct port_conf *p, struct err *e)
     c->port = a;
     a[c->n_ports++] = *p;
     *p = (struct port_conf){0};
-    return 0;
-}
-
-static const struct port_ops *find_kind(const char *kind, struct err *e)
-{
-    const char *names[32] = {0};
-    size_t n = 0;
-
-    for (const struct port_ops *const *k = port_kinds(); *k; k++) {
-        if (!strcmp((*k)->kind, kind)) {
-            return *k;
-        }
-        if (n < ARRAY_SIZE(names)) {
-            names[n++] = (*k)->kind;
-        }
-    }
-
-    const char *near = nearest(kind, names, n);
-
-    err_set(e, -EINVAL, "unknown kind of port \"%.40s\"%s%s%s", kind,
-            near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
-    return NULL;
-}
-
-static int check_key(const struct port_ops *ops, const char *key, struct err *e)
-{
-    const struct port_option_def *const tables[] = {dp_port_options(), ops->options};
-    const char *names[64] = {0};
-    size_t n = 0;
-
-    for (unsigned t = 0; t < ARRAY_SIZE(tables); t++) {
-        for (const struct port_option_def *d = tables[t]; d && d->key; d++) {
-            if (!strcmp(d->key, key)) {
-                return 0;
-            }
-            if (n < ARRAY_SIZE(names)) {
-                names[n++] = d->key;
-            }
-        }
-    }
-
-    const char *near = nearest(key, names, n);
-
-    return err_set(e, -EINVAL, "unknown key \"%.40s\" for a %s port%s%s%s", key, ops->kind,
-                   near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
-}
-
-int conf_check_port(const struct port_conf *p, struct err *e)
-{
-    const struct port_ops *ops = find_kind(p->kind, e);
-
-    if (!ops) {
-        return -EINVAL;
-    }
-    for (unsigned i = 0; i < p->n_opt; i++) {
-        int rc = check_key(ops, p->opt[i].key, e);
-
-        if (rc) {
-            return rc;
-        }
-    }
     return 0;
 }
 

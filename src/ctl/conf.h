@@ -72,11 +72,6 @@ int conf_set_poll_us(struct conf *c, const char *text, struct err *e);
 /* Create the bridges, ports and static addresses in dp. Errors say which line they come from. */
 int conf_apply(const struct conf *c, struct dp *dp, struct err *e);
 
-/* Check that every key of p is known to its kind; the error names the nearest one. */
-int conf_check_port(const struct port_conf *p, struct err *e);
-bool conf_name_ok(const char *name);
-int conf_read_mac(const char *text, uint8_t mac[6]);
-void conf_write_mac(char out[18], const uint8_t mac[6]);
 /* "yes", "true", "on", "1" ...; -1 if it is none of them. */
 int conf_read_bool(const char *text);
 

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/text.h"
+
 /* --- the running state as an object ------------------------------------------------------- */
 
 static void put_workers(json_t *o, const struct dp *dp)
@@ -90,7 +92,7 @@ static void add_static(void *arg, const struct mac_entry *m)
     }
     for (unsigned i = 0; i < a->n_ports; i++) {
         if (a->port[i]->id == m->port) {
-            conf_write_mac(text, mac);
+            text_write_mac(text, mac);
             json_array_append_new(a->list,
                                   json_pack("{s:s, s:s}", "mac", text, "port", a->port[i]->name));
         }

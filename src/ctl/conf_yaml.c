@@ -13,6 +13,7 @@
 #include <yaml.h>
 
 #include "base/nearest.h"
+#include "base/text.h"
 
 struct reader {
     yaml_document_t doc;
@@ -215,7 +216,7 @@ static const char *read_name(struct reader *r, const yaml_node_t *k, const char 
 {
     const char *name = text_of(r, k, what);
 
-    if (name && !conf_name_ok(name)) {
+    if (name && !port_name_ok(name)) {
         fail(r, k->start_mark, -EINVAL,
              "\"%.80s\" is not a name: up to %d letters, digits, '.', '_' and '-', the first a "
              "letter or digit",
@@ -312,21 +313,29 @@ static int read_port_options(struct reader *r, const yaml_node_t *n, struct port
     return 0;
 }
 
-/* Where the key stands that conf_check_port() will complain about. */
-static yaml_mark_t bad_key_mark(struct reader *r, const yaml_node_t *n, const struct port_conf *p)
+/* Where the word stands that port_conf_check() complains about. */
+static yaml_mark_t bad_word_mark(struct reader *r, const yaml_node_t *n, const struct port_conf *p)
 {
-    for (yaml_node_pair_t *o = n->data.mapping.pairs.start; o < n->data.mapping.pairs.top; o++) {
-        const yaml_node_t *k = node(r, o->key);
-        const char *key = (const char *)k->data.scalar.value;
-        struct port_opt one = {(char *)key, (char *)""};
-        struct port_conf probe = {.name = p->name, .kind = p->kind, .opt = &one, .n_opt = 1};
+    const struct port_ops *ops = port_kind(p->kind, NULL);
 
-        if (!strcmp(key, "kind")) {
-            probe.n_opt = 0;
-            k = node(r, o->value);
+    for (yaml_node_pair_t *o = n->data.mapping.pairs.start; o < n->data.mapping.pairs.top; o++) {
+        const yaml_node_t *k = node(r, o->key), *v = node(r, o->value);
+        const char *key = (const char *)k->data.scalar.value;
+        bool is_kind = !strcmp(key, "kind");
+
+        if (!ops || is_kind) {
+            if (!ops && is_kind) {
+                return v->start_mark;
+            }
+            continue;
         }
-        if (conf_check_port(&probe, NULL)) {
+        const struct port_option_def *d = port_option(ops, dp_port_options(), key, NULL);
+
+        if (!d) {
             return k->start_mark;
+        }
+        if (port_value_check(d, port_conf_get(p, key), NULL)) {
+            return v->start_mark;
         }
     }
     return n->start_mark;
@@ -356,13 +365,13 @@ static int read_port(struct reader *r, const yaml_node_t *k, const yaml_node_t *
         return rc;
     }
     if (!p->kind) {
-        p->kind = strdup("vhost-user");
+        p->kind = strdup(PORT_KIND_DEFAULT);
     }
     if (!p->name || !p->kind) {
         return err_set(r->e, -ENOMEM, "out of memory");
     }
-    if (conf_check_port(p, r->e)) {
-        return fail_at(r, v->type == YAML_MAPPING_NODE ? bad_key_mark(r, v, p) : v->start_mark);
+    if (port_conf_check(p, dp_port_options(), r->e)) {
+        return fail_at(r, v->type == YAML_MAPPING_NODE ? bad_word_mark(r, v, p) : v->start_mark);
     }
     return 0;
 }
@@ -403,7 +412,7 @@ static int mac_address(struct reader *r, const yaml_node_t *n, void *obj)
     if (!text) {
         return -EINVAL;
     }
-    if (conf_read_mac(text, m->mac)) {
+    if (text_read_mac(text, m->mac)) {
         return fail(r, n->start_mark, -EINVAL,
                     "\"%.80s\" is not a MAC address like 52:54:00:12:34:56", text);
     }

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/text.h"
 #include "ctl/ctl_int.h"
 #include "pkt/drop.h"
 
@@ -40,7 +41,7 @@ static int want_mac(const json_t *params, uint8_t mac[6], struct err *e)
     const char *text;
     int rc = want_string(params, "mac", true, &text, e);
 
-    if (!rc && conf_read_mac(text, mac)) {
+    if (!rc && text_read_mac(text, mac)) {
         return err_set(e, CTL_BAD_PARAMS, "\"%.80s\" is not a MAC address like 52:54:00:12:34:56",
                        text);
     }
@@ -215,19 +216,16 @@ static int port_add(struct ctl *c, const json_t *params, json_t **result, struct
     if (options && !json_is_object(options)) {
         return err_set(e, CTL_BAD_PARAMS, "parameter \"options\" must be an object");
     }
-    if (!conf_name_ok(name)) {
+    if (!port_name_ok(name)) {
         return err_set(e, -EINVAL,
                        "\"%.80s\" is not a name: up to %d letters, digits, '.', '_' and '-', the "
                        "first a letter or digit",
                        name, PORT_NAME_MAX);
     }
     conf.name = strdup(name);
-    conf.kind = strdup(kind ? kind : "vhost-user");
+    conf.kind = strdup(kind ? kind : PORT_KIND_DEFAULT);
     rc = conf.name && conf.kind ? add_options(&conf, options, e)
                                 : err_set(e, -ENOMEM, "out of memory");
-    if (!rc) {
-        rc = conf_check_port(&conf, e);
-    }
     if (!rc) {
         rc = dp_port_add(c->dp, &conf, e);
     }
@@ -331,7 +329,7 @@ static void mac_visit(void *arg, const struct mac_entry *m)
     for (int i = 0; i < 6; i++) {
         mac[i] = (uint8_t)(m->key >> (8 * i));
     }
-    conf_write_mac(text, mac);
+    text_write_mac(text, mac);
     json_array_append_new(w->list,
                           json_pack("{s:s, s:s, s:s, s:b, s:i}", "mac", text, "bridge", bridge,
                                     "port", port, "static", (int)m->is_static, "age", (int)m->age));
@@ -469,7 +467,7 @@ static int bridge_set(struct ctl *c, const json_t *params, json_t **result, stru
     if (rc) {
         return rc;
     }
-    if (!conf_name_ok(name)) {
+    if (!port_name_ok(name)) {
         return err_set(e, -EINVAL, "\"%.80s\" is not a name for a bridge", name);
     }
     for (unsigned i = 0, n = bridges(c, &b); i < n; i++) {

@@ -146,12 +146,12 @@ static int add_port(struct conf *conf, const char *arg, struct err *e)
     if (rc) {
         return rc;
     }
-    if (!conf_name_ok(p.name)) {
+    if (!port_name_ok(p.name)) {
         rc = err_set(e, -EINVAL,
                      "\"%.80s\" is not a name for a port: up to %d letters, digits, '.', '_' and "
                      "'-', the first a letter or digit",
                      p.name, PORT_NAME_MAX);
-    } else if (conf_check_port(&p, e)) {
+    } else if (port_conf_check(&p, dp_port_options(), e)) {
         rc = err_prefix(e, "port %s", p.name);
     } else {
         rc = conf_add_port(conf, &p, e);

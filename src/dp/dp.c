@@ -313,10 +313,12 @@ const char *dp_fid_bridge(const struct dp *dp, uint16_t fid)
 
 /* Keys of a port that are the bridge's business. */
 static const struct port_option_def bridge_keys[] = {
-    {"bridge", "the bridge that the port belongs to (default br0)", false},
-    {"isolated", "yes: exchange no frames with other isolated ports", true},
-    {"mac-limit", "addresses that may be learnt behind the port (default: half of the table)", true},
-    {NULL, NULL, false},
+    {"bridge", "the bridge that the port belongs to (default br0)"},
+    {"isolated", "yes: exchange no frames with other isolated ports", .changeable = true,
+     .type = PORT_YES_NO},
+    {"mac-limit", "addresses that may be learnt behind the port (default: half of the table)",
+     .changeable = true, .type = PORT_NUMBER, .max = UINT32_MAX},
+    {NULL},
 };
 
 const struct port_option_def *dp_port_options(void)
@@ -334,27 +336,12 @@ static bool is_bridge_key(const char *key)
     return false;
 }
 
-static int parse_yes_no(const char *who, const char *key, const char *v, bool *out, struct err *e)
+static int check_limit(const struct dp *dp, const char *name, uint64_t limit, struct err *e)
 {
-    if (strcmp(v, "yes") && strcmp(v, "no")) {
-        return err_set(e, -EINVAL, "port %s: %s=%.40s is neither yes nor no", who, key, v);
-    }
-    *out = !strcmp(v, "yes");
-    return 0;
-}
-
-static int parse_limit(const struct dp *dp, const char *who, const char *v, uint32_t *out,
-                       struct err *e)
-{
-    char *end;
-    unsigned long n = strtoul(v, &end, 10);
-
-    if (end == v || *end || n > mactab_size(dp->macs)) {
-        return err_set(e, -EINVAL, "port %s: mac-limit=%.40s is not a number up to %u", who, v,
-                       mactab_size(dp->macs));
-    }
-    *out = (uint32_t)n;
-    return 0;
+    return limit <= mactab_size(dp->macs)
+               ? 0
+               : err_set(e, -EINVAL, "port %s: mac-limit=%llu is more than the table's %u entries",
+                         name, (unsigned long long)limit, mactab_size(dp->macs));
 }
 
 struct port *dp_port(const struct dp *dp, const char *name)
@@ -448,14 +435,14 @@ struct bridge_opts {
 static int take_bridge_keys(const struct dp *dp, const struct port_conf *c, struct bridge_opts *o,
                             struct port_conf *rest, struct err *e)
 {
-    const char *limit = port_conf_get(c, "mac-limit");
-    int rc = 0;
+    const char *bridge = port_conf_get(c, "bridge");
+    uint64_t limit = port_conf_number(c, "mac-limit", mactab_size(dp->macs) / 2);
+    int rc = port_conf_check(c, bridge_keys, e);
 
-    *o = (struct bridge_opts){.bridge = port_conf_get(c, "bridge"),
-                              .limit = mactab_size(dp->macs) / 2};
-    o->bridge = o->bridge ? o->bridge : BRIDGE_DEFAULT;
-    rc = port_conf_yes(c, "isolated", &o->isolated, e);
-    rc = rc || !limit ? rc : parse_limit(dp, c->name, limit, &o->limit, e);
+    rc = rc ? err_prefix(e, "port %s", c->name) : check_limit(dp, c->name, limit, e);
+    *o = (struct bridge_opts){.bridge = bridge ? bridge : BRIDGE_DEFAULT,
+                              .isolated = port_conf_is(c, "isolated", "yes"),
+                              .limit = (uint32_t)limit};
     if (rc) {
         return rc;
     }
@@ -550,56 +537,42 @@ int dp_port_del(struct dp *dp, const char *name, struct err *e)
     return 0;
 }
 
-/* Refuse keys that the kind does not have or that cannot change while the port runs. */
-static int check_changeable(const struct port *p, const char *key, struct err *e)
+/* Refuse keys that the kind does not have or that cannot change while the port runs, and values. */
+static int check_change(const struct port *p, const char *key, const char *value, struct err *e)
 {
-    const struct port_option_def *tables[] = {p->ops->options, bridge_keys};
-    const char *names[64];
-    size_t n = 0;
+    const struct port_option_def *d = port_option(p->ops, bridge_keys, key, e);
 
-    for (unsigned t = 0; t < ARRAY_SIZE(tables); t++) {
-        for (const struct port_option_def *d = tables[t]; d->key; d++) {
-            if (!strcmp(d->key, key)) {
-                return d->changeable ? 0
-                                     : err_set(e, -EBUSY,
-                                               "port %s: %s cannot change while the port exists; "
-                                               "delete it and add it again",
-                                               p->name, key);
-            }
-            if (n < ARRAY_SIZE(names)) {
-                names[n++] = d->key;
-            }
-        }
+    if (!d) {
+        return err_prefix(e, "port %s", p->name);
     }
-    const char *near = nearest(key, names, n);
-    return err_set(e, -EINVAL, "port %s: kind %s has no key '%.40s'%s%s%s", p->name, p->ops->kind,
-                   key, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+    if (!d->changeable) {
+        return err_set(e, -EBUSY,
+                       "port %s: %s cannot change while the port exists; delete it and add it again",
+                       p->name, key);
+    }
+    return port_value_check(d, value, e) ? err_prefix(e, "port %s", p->name) : 0;
 }
 
 int dp_port_set(struct dp *dp, const char *name, const char *key, const char *value, struct err *e)
 {
     struct port *p = find_port(dp, name, e);
-    uint32_t limit = 0;
-    bool isolated = false;
-    int rc;
 
     if (!p) {
         return -ENOENT;
     }
-    rc = check_changeable(p, key, e);
+    int rc = check_change(p, key, value, e);
     if (rc) {
         return rc;
     }
     if (!strcmp(key, "isolated")) {
-        rc = parse_yes_no(name, key, value, &isolated, e);
-        if (!rc) {
-            dp->port[p->id].isolated = isolated;
-            rc = rebuild(dp, e);
-        }
+        dp->port[p->id].isolated = !strcmp(value, "yes");
+        rc = rebuild(dp, e);
     } else if (!strcmp(key, "mac-limit")) {
-        rc = parse_limit(dp, name, value, &limit, e);
+        unsigned long limit = strtoul(value, NULL, 10);
+
+        rc = check_limit(dp, name, limit, e);
         if (!rc) {
-            mactab_set_limit(dp->macs, p->id, limit);
+            mactab_set_limit(dp->macs, p->id, (uint32_t)limit);
         }
     } else {
         rc = p->ops->set(p, key, value, e);

@@ -5,13 +5,11 @@
  */
 #include "port/port.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/nearest.h"
 #include "port/kinds.h"
 
 static const struct port_ops *const kinds[] = {PORT_KINDS NULL};
@@ -19,27 +17,6 @@ static const struct port_ops *const kinds[] = {PORT_KINDS NULL};
 const struct port_ops *const *port_kinds(void)
 {
     return kinds;
-}
-
-const char *port_conf_get(const struct port_conf *c, const char *key)
-{
-    for (unsigned i = 0; i < c->n_opt; i++) {
-        if (!strcmp(c->opt[i].key, key)) {
-            return c->opt[i].value;
-        }
-    }
-    return NULL;
-}
-
-int port_conf_yes(const struct port_conf *c, const char *key, bool *out, struct err *e)
-{
-    const char *v = port_conf_get(c, key);
-
-    if (v && strcmp(v, "yes") && strcmp(v, "no")) {
-        return err_set(e, -EINVAL, "port %s: %s=%.40s is neither yes nor no", c->name, key, v);
-    }
-    *out = v ? !strcmp(v, "yes") : *out;
-    return 0;
 }
 
 int port_conf_set(struct port_conf *c, const char *key, const char *value)
@@ -86,7 +63,7 @@ void port_conf_free(struct port_conf *c)
 int port_conf_copy(struct port_conf *to, const struct port_conf *from)
 {
     *to = (struct port_conf){.name = strdup(from->name),
-                             .kind = from->kind ? strdup(from->kind) : strdup("vhost-user"),
+                             .kind = strdup(from->kind ? from->kind : PORT_KIND_DEFAULT),
                              .line = from->line};
     bool ok = to->name && to->kind;
 
@@ -132,7 +109,7 @@ int port_conf_parse(struct port_conf *c, const char *arg, struct err *e)
     int rc = 0;
 
     *c = (struct port_conf){.name = eq ? strndup(arg, (size_t)(eq - arg)) : strdup(arg),
-                            .kind = strdup("vhost-user")};
+                            .kind = strdup(PORT_KIND_DEFAULT)};
     if (!c->name || !c->kind || (eq && !(rest = strdup(eq + 1)))) {
         rc = err_set(e, -ENOMEM, "out of memory");
     }
@@ -156,77 +133,19 @@ int port_conf_parse(struct port_conf *c, const char *arg, struct err *e)
     return rc;
 }
 
-static int check_name(const char *name, struct err *e)
-{
-    size_t n = strlen(name);
-    bool ok = n > 0 && n <= PORT_NAME_MAX && isalnum((unsigned char)name[0]);
-
-    for (size_t i = 0; ok && i < n; i++) {
-        ok = isalnum((unsigned char)name[i]) || strchr("._-", name[i]);
-    }
-    if (!ok) {
-        return err_set(e, -EINVAL,
-                       "'%.80s' is no port name: up to %d letters, digits, '.', '_' or '-', the first "
-                       "a letter or digit",
-                       name, PORT_NAME_MAX);
-    }
-    return 0;
-}
-
-static const struct port_ops *find_kind(const char *port, const char *kind, struct err *e)
-{
-    const char *names[ARRAY_SIZE(kinds)];
-    char all[200] = "";
-    size_t n = 0;
-
-    for (; kinds[n]; n++) {
-        if (!strcmp(kinds[n]->kind, kind)) {
-            return kinds[n];
-        }
-        names[n] = kinds[n]->kind;
-        size_t at = strlen(all);
-        snprintf(all + at, sizeof(all) - at, "%s%s", n ? ", " : "", names[n]);
-    }
-    const char *near = nearest(kind, names, n);
-    err_set(e, -EINVAL, "port %s: '%.40s' is no kind of port%s%s%s; there are %s", port, kind,
-            near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "", all);
-    return NULL;
-}
-
-static int check_keys(const struct port_conf *c, const struct port_ops *ops, struct err *e)
-{
-    for (unsigned i = 0; i < c->n_opt; i++) {
-        const char *names[32];
-        size_t n = 0;
-        const struct port_option_def *d = ops->options;
-
-        while (d->key && strcmp(d->key, c->opt[i].key)) {
-            if (n < ARRAY_SIZE(names)) {
-                names[n++] = d->key;
-            }
-            d++;
-        }
-        if (!d->key) {
-            const char *near = nearest(c->opt[i].key, names, n);
-            return err_set(e, -EINVAL, "port %s: kind %s has no key '%.40s'%s%s%s", c->name,
-                           ops->kind, c->opt[i].key, near ? "; did you mean '" : "",
-                           near ? near : "", near ? "'?" : "");
-        }
-    }
-    return 0;
-}
-
 int port_create(struct port **out, const struct port_conf *c, const struct port_env *env,
                 struct err *e)
 {
-    int rc = check_name(c->name, e);
-    const struct port_ops *ops = rc ? NULL : find_kind(c->name, c->kind ? c->kind : "vhost-user", e);
-
-    if (!ops) {
-        return rc ? rc : -EINVAL;
+    if (!port_name_ok(c->name)) {
+        return err_set(e, -EINVAL,
+                       "'%.80s' is no port name: up to %d letters, digits, '.', '_' or '-', the first "
+                       "a letter or digit",
+                       c->name, PORT_NAME_MAX);
     }
-    rc = check_keys(c, ops, e);
-    return rc ? rc : ops->create(out, c, env, e);
+    int rc = port_conf_check(c, NULL, e);
+
+    return rc ? err_prefix(e, "port %s", c->name)
+              : port_kind(c->kind, NULL)->create(out, c, env, e);
 }
 
 int port_init(struct port *p, const struct port_ops *ops, const struct port_conf *c,

@@ -16,6 +16,7 @@
  *   disarm     worker   no          cannot fail
  *   set        control  no          -errno and a sentence; the old value stays
  *   show       control  no          adds keys to the JSON object of this port
+ *   check      any      no          -EINVAL and a sentence; keys that do not go together
  *
  * Worker callbacks run between two quiescent states; memory that the control thread replaced is
  * freed only after every worker has passed one (env->barrier).  A worker callback must never touch
@@ -42,8 +43,11 @@
 
 struct event_base;
 struct port;
+struct port_ops;
 struct rxq;
 struct worker;
+
+#define PORT_KIND_DEFAULT "vhost-user"
 
 /* Options of a port as the user wrote them: key=value strings, checked against ops->options. */
 struct port_opt {
@@ -55,15 +59,42 @@ struct port_conf {
     unsigned n_opt;
     unsigned line; /* in the configuration file, 0 from the command line */
 };
-const char *port_conf_get(const struct port_conf *c, const char *key); /* NULL if not given */
-/* A key that is yes or no; *out stays if it is not given, -EINVAL if it is something else. */
-int port_conf_yes(const struct port_conf *c, const char *key, bool *out, struct err *e);
+
+enum port_value {
+    PORT_TEXT,   /* anything */
+    PORT_YES_NO,
+    PORT_NUMBER, /* decimal, min..max */
+    PORT_OCTAL,  /* octal, min..max */
+    PORT_WORD,   /* one of words */
+    PORT_MAC,    /* the address of a station */
+};
 
 struct port_option_def {
     const char *key;
     const char *help;    /* one line, with unit and default */
     bool changeable;     /* `ringway port set` may change it while the port runs */
+    enum port_value type;
+    uint64_t min, max;
+    const char *words;   /* "up|down" */
+    /* What else must be so: 0, or -errno and a sentence that begins with the key. May be NULL. */
+    int (*check)(const char *value, struct err *e);
 };
+
+/* Hold what the user wrote against the kind's table of keys and `more` (another table, or NULL).
+ * Opens nothing. The sentence does not name the port. */
+int port_conf_check(const struct port_conf *c, const struct port_option_def *more, struct err *e);
+int port_value_check(const struct port_option_def *d, const char *value, struct err *e);
+/* The entry of a key in either table, or NULL and the nearest one in the sentence. */
+const struct port_option_def *port_option(const struct port_ops *ops,
+                                          const struct port_option_def *more, const char *key,
+                                          struct err *e);
+bool port_name_ok(const char *name);
+
+/* Values of a conf that was checked; `otherwise` is for a key that is not given. */
+const char *port_conf_get(const struct port_conf *c, const char *key); /* NULL if not given */
+uint64_t port_conf_number(const struct port_conf *c, const char *key, uint64_t otherwise);
+uint64_t port_conf_octal(const struct port_conf *c, const char *key, uint64_t otherwise);
+bool port_conf_is(const struct port_conf *c, const char *key, const char *value);
 
 /* Counters of one port, written by one worker only (relaxed stores), read by anybody. */
 struct port_counters {
@@ -149,9 +180,11 @@ struct port_ops {
     const char *kind;
     const char *help;                      /* one line for --help and the man page */
     const struct port_option_def *options; /* ends with a NULL key */
+    /* What the table cannot say, without opening anything. May be NULL. */
+    int (*check)(const struct port_conf *c, struct err *e);
 
     /* Allocate the provider's struct (struct port is its first member), bind sockets and devices.
-     * The caller has filled nothing; port_init() is called by the provider first. */
+     * The caller has filled nothing; port_init() is called by the provider first. c was checked. */
     int (*create)(struct port **out, const struct port_conf *c, const struct port_env *env,
                   struct err *e);
     /* Detach all queues, close all, free. Called when the bridge no longer knows the port. */
@@ -170,7 +203,8 @@ struct port_ops {
     bool (*arm)(struct rxq *q);    /* make q->fd wake us; true if there is work already */
     void (*disarm)(struct rxq *q); /* we poll again */
 
-    int (*set)(struct port *p, const char *key, const char *value, struct err *e); /* may be NULL */
+    /* The value was checked. May be NULL. */
+    int (*set)(struct port *p, const char *key, const char *value, struct err *e);
     void (*event)(struct port *p); /* control thread: env->post was called; may be NULL */
     void (*show)(const struct port *p, json_t *o);
 };
@@ -191,12 +225,13 @@ int port_init(struct port *p, const struct port_ops *ops, const struct port_conf
               const struct port_env *env, struct err *e);
 void port_fini(struct port *p);
 
-/* Create a port of the kind that conf names. Checks name, kind and keys (nearest valid one in the
- * sentence). */
+/* Create a port of the kind that conf names. Checks name, kind and options. */
 int port_create(struct port **out, const struct port_conf *c, const struct port_env *env,
                 struct err *e);
 /* Known kinds, ends with NULL. */
 const struct port_ops *const *port_kinds(void);
+/* A kind by its name (NULL: the default one), or NULL and the nearest one in the sentence. */
+const struct port_ops *port_kind(const char *kind, struct err *e);
 /* Sum over all workers. */
 void port_counters_sum(const struct port *p, struct port_counters *out);
 

@@ -348,36 +348,14 @@ static void dummy_disarm(struct rxq *q)
     pthread_mutex_unlock(&d->lock);
 }
 
-/* Decimal in [lo, hi], nothing else. */
-static bool parse_uint(const char *s, uint32_t lo, uint32_t hi, uint32_t *out)
-{
-    char *end;
-
-    errno = 0;
-    unsigned long v = strtoul(s, &end, 10);
-    if (errno || end == s || *end || *s < '0' || *s > '9' || v < lo || v > hi) {
-        return false;
-    }
-    *out = (uint32_t)v;
-    return true;
-}
-
 static int dummy_set(struct port *p, const char *key, const char *value, struct err *e)
 {
     struct port_dummy *d = dummy_of(p);
-    uint32_t v;
+    uint32_t v = (uint32_t)strtoul(value, NULL, 10);
 
     if (!strcmp(key, "mtu")) {
-        if (!parse_uint(value, 68, 65535, &v)) {
-            return err_set(e, -EINVAL, "port %s: mtu=%s is not a number from 68 to 65535", p->name,
-                           value);
-        }
-        write_once(&p->max_len, MIN(v + 14 + 8, PKT_MAX_LEN));
+        write_once(&p->max_len, MIN(v + PORT_MTU_OVERHEAD, PKT_MAX_LEN));
     } else if (!strcmp(key, "depth")) {
-        if (!parse_uint(value, 1, 1000000, &v)) {
-            return err_set(e, -EINVAL, "port %s: depth=%s is not a number from 1 to 1000000",
-                           p->name, value);
-        }
         pthread_mutex_lock(&d->lock);
         d->depth = d->room = v;
         pthread_mutex_unlock(&d->lock);
@@ -455,9 +433,11 @@ static void dummy_show(const struct port *p, json_t *o)
 }
 
 static const struct port_option_def dummy_options[] = {
-    {"mtu", "largest payload in bytes (68-65535; default: any frame)", true},
-    {"depth", "frames recorded before further ones are dropped (default 4096)", true},
-    {NULL, NULL, false},
+    {"mtu", "largest payload in bytes (68-65535; default: any frame)", .changeable = true,
+     .type = PORT_NUMBER, .min = 68, .max = 65535},
+    {"depth", "frames recorded before further ones are dropped (default 4096)", .changeable = true,
+     .type = PORT_NUMBER, .min = 1, .max = 1000000},
+    {NULL},
 };
 
 const struct port_ops port_dummy_ops = {

@@ -506,32 +506,25 @@ static int tap_open(struct tap_open *o)
 
 /* ---- control: options --------------------------------------------------------------------- */
 
-static int check_ifname(const struct port_conf *c, const char *ifname, struct err *e)
+static const char *device_name(const struct port_conf *c)
 {
-    if (!*ifname || strlen(ifname) >= IFNAMSIZ) {
-        return err_set(e, -EINVAL,
-                       "port %s: %s is not a device name of 1 to %d characters; choose one with "
-                       "dev=NAME",
-                       c->name, *ifname ? ifname : "an empty string", IFNAMSIZ - 1);
-    }
-    if (strpbrk(ifname, "/:% \t\n\v\f\r") || !strcmp(ifname, ".") || !strcmp(ifname, "..")) {
-        return err_set(e, -EINVAL, "port %s: dev=%s: a device name has no '/', ':', '%%' or space",
-                       c->name, ifname);
-    }
-    return 0;
+    const char *dev = port_conf_get(c, "dev");
+
+    return dev ? dev : c->name;
 }
 
-static int parse_mtu(const char *port, const char *s, unsigned *mtu, struct err *e)
+static int tap_check(const struct port_conf *c, struct err *e)
 {
-    char *end;
+    const char *ifname = device_name(c);
 
-    errno = 0;
-    unsigned long v = strtoul(s, &end, 10);
-    if (errno || *s < '0' || *s > '9' || *end || v < TAP_MTU_MIN || v > TAP_MTU_MAX) {
-        return err_set(e, -EINVAL, "port %s: mtu=%s is not a number from %d to %d", port, s,
-                       TAP_MTU_MIN, TAP_MTU_MAX);
+    if (!*ifname || strlen(ifname) >= IFNAMSIZ) {
+        return err_set(e, -EINVAL,
+                       "%s is not a device name of 1 to %d characters; choose one with dev=NAME",
+                       *ifname ? ifname : "an empty string", IFNAMSIZ - 1);
     }
-    *mtu = (unsigned)v;
+    if (strpbrk(ifname, "/:% \t\n\v\f\r") || !strcmp(ifname, ".") || !strcmp(ifname, "..")) {
+        return err_set(e, -EINVAL, "dev=%s: a device name has no '/', ':', '%%' or space", ifname);
+    }
     return 0;
 }
 
@@ -578,14 +571,8 @@ static int set_up(struct port_tap *t, struct err *e)
 
 static int tap_set(struct port *p, const char *key, const char *value, struct err *e)
 {
-    unsigned mtu = 0;
-    int rc = 0;
-
-    if (!strcmp(key, "mtu")) {
-        rc = parse_mtu(p->name, value, &mtu, e);
-        rc = rc ? rc : set_mtu(tap_of(p), mtu, e);
-    }
-    return rc;
+    (void)key; /* mtu is the only changeable one */
+    return set_mtu(tap_of(p), (unsigned)strtoul(value, NULL, 10), e);
 }
 
 /* ---- control: life ------------------------------------------------------------------------ */
@@ -616,8 +603,8 @@ static void tap_destroy(struct port *p)
 /* The device, its sockets and its state into t. */
 static int tap_bind(struct port_tap *t, const struct port_conf *c, struct err *e)
 {
-    const char *dev = port_conf_get(c, "dev"), *mtu = port_conf_get(c, "mtu");
     struct tap_open o = {.port = c->name,
+                         .ifname = device_name(c),
                          .netns = port_conf_get(c, "netns"),
                          .e = e,
                          .netns_fd = -1,
@@ -625,12 +612,9 @@ static int tap_bind(struct port_tap *t, const struct port_conf *c, struct err *e
                          .ctl_fd = -1,
                          .nl_fd = -1};
     struct ifreq ifr;
-    unsigned want = 0;
+    unsigned want = (unsigned)port_conf_number(c, "mtu", 0);
+    int rc = tap_open(&o);
 
-    o.ifname = dev ? dev : c->name;
-    int rc = check_ifname(c, o.ifname, e);
-    rc = rc ? rc : mtu ? parse_mtu(c->name, mtu, &want, e) : 0;
-    rc = rc ? rc : tap_open(&o);
     t->q.fd = o.tun_fd; /* also on failure: destroy closes what is open */
     t->ctl_fd = o.ctl_fd;
     t->nl_fd = o.nl_fd;
@@ -713,16 +697,18 @@ static void tap_show(const struct port *p, json_t *o)
 }
 
 static const struct port_option_def tap_options[] = {
-    {"dev", "name of the network device (default: the port's name)", false},
-    {"netns", "network namespace to create or find it in: name, path or process id", false},
-    {"mtu", "largest payload in bytes, 68-65521 (default: the device's own, 1500 if new)", true},
-    {NULL, NULL, false},
+    {"dev", "name of the network device (default: the port's name)"},
+    {"netns", "network namespace to create or find it in: name, path or process id"},
+    {"mtu", "largest payload in bytes, 68-65521 (default: the device's own, 1500 if new)",
+     .changeable = true, .type = PORT_NUMBER, .min = TAP_MTU_MIN, .max = TAP_MTU_MAX},
+    {NULL},
 };
 
 const struct port_ops port_tap_ops = {
     .kind = "tap",
     .help = "a TAP device of the host, created or existing: the host is a station on the bridge",
     .options = tap_options,
+    .check = tap_check,
     .create = tap_create,
     .destroy = tap_destroy,
     .rx = tap_rx,

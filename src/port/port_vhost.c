@@ -8,7 +8,6 @@
  */
 #include "port/port.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
@@ -18,6 +17,7 @@
 #include <sys/types.h>
 
 #include "base/log.h"
+#include "base/text.h"
 #include "port/kinds.h"
 #include "port/port_vhost.h"
 #include "vhost/vu_backend.h"
@@ -230,61 +230,68 @@ static void port_vhost_event(struct port *port)
     }
 }
 
+/* owner= and group=: names or numbers. (uid_t)-1 is no user: chown takes it for "leave it". */
+static bool read_id(const char *value, uint32_t *id)
+{
+    uint64_t v;
+    bool ok = text_number(value, 10, UINT32_MAX - 1, &v);
+
+    *id = ok ? (uint32_t)v : UINT32_MAX;
+    return ok;
+}
+
+static bool read_owner(const char *value, uid_t *uid)
+{
+    const struct passwd *pw = getpwnam(value);
+
+    *uid = pw ? pw->pw_uid : (uid_t)-1;
+    return pw || read_id(value, uid);
+}
+
+static bool read_group(const char *value, gid_t *gid)
+{
+    const struct group *gr = getgrnam(value);
+
+    *gid = gr ? gr->gr_gid : (gid_t)-1;
+    return gr || read_id(value, gid);
+}
+
+static int check_owner(const char *value, struct err *e)
+{
+    uid_t uid;
+
+    return read_owner(value, &uid) ? 0
+                                   : err_set(e, -EINVAL, "owner=%.40s: there is no such user", value);
+}
+
+static int check_group(const char *value, struct err *e)
+{
+    gid_t gid;
+
+    return read_group(value, &gid)
+               ? 0
+               : err_set(e, -EINVAL, "group=%.40s: there is no such group", value);
+}
+
 static const struct port_option_def vhost_options[] = {
-    {"client", "connect to the front-end that listens on this socket, and reconnect", false},
-    {"path", "listen on this socket (default RUNDIR/NAME.sock)", false},
-    {"owner", "user (name or number) who owns the listening socket", false},
-    {"group", "group (name or number) of the listening socket", false},
-    {"mode", "permissions of the listening socket, octal (default 0660)", false},
-    {"mtu", "largest IP packet sent to the guest, bytes (default: what the front-end says)", true},
-    {"any-fs", "yes: accept guest memory on any file system (a page fault there can block)", false},
-    {NULL, NULL, false},
+    {"client", "connect to the front-end that listens on this socket, and reconnect"},
+    {"path", "listen on this socket (default RUNDIR/NAME.sock)"},
+    {"owner", "user (name or number) who owns the listening socket", .check = check_owner},
+    {"group", "group (name or number) of the listening socket", .check = check_group},
+    {"mode", "permissions of the listening socket, octal (default 0660)", .type = PORT_OCTAL,
+     .max = 0777},
+    {"mtu", "largest IP packet sent to the guest, bytes (default: what the front-end says)",
+     .changeable = true, .type = PORT_NUMBER, .min = 68, .max = 65535},
+    {"any-fs", "yes: accept guest memory on any file system (a page fault there can block)",
+     .type = PORT_YES_NO},
+    {NULL},
 };
 
-static int parse_number(const struct port_conf *c, const char *key, int base, unsigned long max,
-                        unsigned long *out, struct err *e)
+static int port_vhost_check(const struct port_conf *c, struct err *e)
 {
-    const char *v = port_conf_get(c, key);
-    char *end;
-
-    if (!v) {
-        return 0;
+    if (port_conf_get(c, "client") && port_conf_get(c, "path")) {
+        return err_set(e, -EINVAL, "client= and path= exclude each other");
     }
-    errno = 0;
-    *out = strtoul(v, &end, base);
-    if (errno || !isdigit((unsigned char)*v) || *end || *out > max) {
-        return err_set(e, -EINVAL, "port %s: %s=%.40s is not %s number up to %lu", c->name, key, v,
-                       base == 8 ? "an octal" : "a", max);
-    }
-    return 0;
-}
-
-/* owner= and group=: names or numbers. (uid_t)-1 is no user: chown takes it for "leave it". */
-static int parse_ids(const struct port_conf *c, struct vu_conf *v, struct err *e)
-{
-    const char *owner = port_conf_get(c, "owner"), *group = port_conf_get(c, "group");
-    const struct passwd *pw = owner ? getpwnam(owner) : NULL;
-    const struct group *gr = group ? getgrnam(group) : NULL;
-    unsigned long uid = (uid_t)-1, gid = (gid_t)-1;
-    int rc = 0;
-
-    rc = pw ? 0 : parse_number(c, "owner", 10, UINT32_MAX - 1, &uid, e);
-    rc = rc || gr ? rc : parse_number(c, "group", 10, UINT32_MAX - 1, &gid, e);
-    v->owner = pw ? pw->pw_uid : (uid_t)uid;
-    v->group = gr ? gr->gr_gid : (gid_t)gid;
-    return rc ? err_prefix(e, "there is no such user or group") : 0;
-}
-
-static int parse_mtu(const char *name, const char *value, uint16_t *out, struct err *e)
-{
-    char *end;
-    unsigned long mtu = value ? strtoul(value, &end, 10) : 0;
-
-    if (value && (*end || mtu < 68 || mtu > 65535)) {
-        return err_set(e, -EINVAL, "port %s: mtu=%.40s is not a number from 68 to 65535", name,
-                       value);
-    }
-    *out = (uint16_t)mtu;
     return 0;
 }
 
@@ -293,9 +300,13 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
 {
     struct port_vhost *pv = calloc(1, sizeof(*pv));
     const char *client = port_conf_get(c, "client"), *path = port_conf_get(c, "path");
-    bool any_fs = false;
-    unsigned long mode = 0660;
-    struct vu_conf v = {.name = c->name, .features = VNET_FEATURES_OFFERED};
+    const char *owner = port_conf_get(c, "owner"), *group = port_conf_get(c, "group");
+    struct vu_conf v = {.name = c->name,
+                        .features = VNET_FEATURES_OFFERED,
+                        .owner = (uid_t)-1,
+                        .group = (gid_t)-1,
+                        .mode = (mode_t)port_conf_octal(c, "mode", 0660),
+                        .fs = port_conf_is(c, "any-fs", "yes") ? GMEM_FS_ANY : GMEM_FS_MEMORY_ONLY};
     char *listen_path = NULL;
     int rc;
 
@@ -307,23 +318,21 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
         free(pv);
         return rc;
     }
-    if (client && path) {
-        rc = err_set(e, -EINVAL, "port %s: client= and path= exclude each other", c->name);
-    }
     if (!client && !path && asprintf(&listen_path, "%s/%s.sock", env->rundir, c->name) < 0) {
         listen_path = NULL;
         rc = err_set(e, -ENOMEM, "port %s: out of memory", c->name);
     }
-    rc = rc ? rc : port_conf_yes(c, "any-fs", &any_fs, e);
-    rc = rc ? rc : parse_ids(c, &v, e);
-    rc = rc ? rc : parse_number(c, "mode", 8, 0777, &mode, e);
-    rc = rc ? rc : parse_mtu(c->name, port_conf_get(c, "mtu"), &pv->mtu_conf, e);
+    if (owner) {
+        read_owner(owner, &v.owner);
+    }
+    if (group) {
+        read_group(group, &v.group);
+    }
     if (!rc) {
+        pv->mtu_conf = (uint16_t)port_conf_number(c, "mtu", 0);
         set_max_len(pv, 0);
         v.client = client != NULL;
         v.path = client ? client : path ? path : listen_path;
-        v.mode = (mode_t)mode;
-        v.fs = any_fs ? GMEM_FS_ANY : GMEM_FS_MEMORY_ONLY;
         rc = vu_dev_create(&pv->dev, &v, &vu_callbacks, pv, env->evbase, e);
     }
     free(listen_path);
@@ -348,18 +357,13 @@ static void port_vhost_destroy(struct port *port)
 static int port_vhost_set(struct port *port, const char *key, const char *value, struct err *e)
 {
     struct port_vhost *pv = vhost_of(port);
-    uint16_t mtu = 0;
-    int rc = parse_mtu(port->name, value, &mtu, e); /* the only changeable key */
+    struct vu_info info;
 
-    (void)key;
-    if (!rc) {
-        struct vu_info info;
-
-        vu_dev_info(pv->dev, &info);
-        pv->mtu_conf = mtu;
-        set_max_len(pv, info.mtu);
-    }
-    return rc;
+    (void)key; /* mtu is the only changeable one */
+    vu_dev_info(pv->dev, &info);
+    pv->mtu_conf = (uint16_t)strtoul(value, NULL, 10);
+    set_max_len(pv, info.mtu);
+    return 0;
 }
 
 static json_t *feature_names(uint64_t bits, const char *(*name)(unsigned))
@@ -430,6 +434,7 @@ static void port_vhost_show(const struct port *port, json_t *o)
         .kind = "vhost-user",                                                                      \
         .help = "a UNIX socket that a virtual machine or virtio-user process plugs into",          \
         .options = vhost_options,                                                                  \
+        .check = port_vhost_check,                                                                 \
         .create = port_vhost_create,                                                               \
         .destroy = port_vhost_destroy,                                                             \
         .rx = port_vhost_rx_##level,                                                               \

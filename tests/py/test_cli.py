@@ -198,9 +198,19 @@ def test_check(dir):
     for args in (['check', '-c', file], ['run', '--rundir', f'{dir}/r', '-c', file]):
         assert (f'{file}:2:9: unknown key "clinet" for a vhost-user port; did you mean "client"?'
                 in cli(*args, status=1).stderr)
+    # values too, and keys that do not go together; nothing is opened for it
+    for text, says in (
+            ('  d1: {kind: dummy, mtu: 1}', '2:26: mtu=1 is not a number from 68 to 65535'),
+            ('  d1: {kind: dummy, isolated: perhaps}', '2:31: isolated=perhaps is neither yes nor no'),
+            ('  vm1: {mode: 999}', '2:15: mode=999 is not an octal number from 0 to 777'),
+            ('  vm1: {owner: no-such-user}', '2:16: owner=no-such-user: there is no such user'),
+            ('  vm1: {client: /a, path: /b}', '2:8: client= and path= exclude each other'),
+            ('  t0: {kind: tap, dev: a/b}', "2:7: dev=a/b: a device name has no '/'")):
+        write(f'ports:\n{text}\n')
+        assert f'{file}:{says}' in cli('check', file, status=1).stderr
     assert 'cannot read /nonexistent: No such file' in cli('check', '/nonexistent', status=1).stderr
     # what only the switch can know names the line, and leaves nothing behind
-    write('ports:\n  d1: {kind: dummy, mtu: 1}\n')
+    write('ports:\n  t0: {kind: tap, netns: no-such-namespace}\n')
     assert f'{file}:2: ' in cli('run', '--rundir', f'{dir}/r', '-c', file, status=1).stderr
     assert os.listdir(f'{dir}/r') == []
 
@@ -322,8 +332,8 @@ def test_ports_come_and_go(switch):
     for args, says in (
             (['port', 'add', 'n1=dummy'], "'n1' already"),
             (['port', 'set', 'n1', 'bridge=br0'], 'delete it and add it again'),
-            (['port', 'set', 'n1', 'mut=5'], "did you mean 'mtu'?"),
-            (['port', 'set', 'n1', 'mtu=x'], 'mtu'),
+            (['port', 'set', 'n1', 'mut=5'], 'did you mean "mtu"?'),
+            (['port', 'set', 'n1', 'mtu=x'], 'port n1: mtu=x is not a number from 68'),
             (['port', 'set', 'n2', 'mtu=5'], 'there is no port n2'),
             (['port', 'del', 'n2'], 'there is no port n2'),
             (['bridge', 'del', 'br5'], 'still has 1 port')):

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 #include <event2/event.h>
 
+#include "base/text.h"
 #include "ctl/conf.h"
 
 static struct err err;
@@ -208,8 +209,8 @@ static void test_values(void **state)
     uint8_t mac[6];
     char text[18];
 
-    assert_int_equal(conf_read_mac("52:54:00:Ab:cD:ef", mac), 0);
-    conf_write_mac(text, mac);
+    assert_int_equal(text_read_mac("52:54:00:Ab:cD:ef", mac), 0);
+    text_write_mac(text, mac);
     assert_string_equal(text, "52:54:00:ab:cd:ef");
     static const char *const bad[] = {"",
                                       "52:54:00:ab:cd",
@@ -218,7 +219,7 @@ static void test_values(void **state)
                                       "52:54:00:ab:cd:eg",
                                       "525400abcdef"};
     for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
-        assert_int_not_equal(conf_read_mac(bad[i], mac), 0);
+        assert_int_not_equal(text_read_mac(bad[i], mac), 0);
     }
     assert_int_equal(conf_read_bool("Yes"), 1);
     assert_int_equal(conf_read_bool("off"), 0);

@@ -191,7 +191,7 @@ static void test_ports(void **state)
 
     call_fails("port.add", "{\"name\":\"d1\",\"kind\":\"dummy\"}", -32000, NULL);
     call_fails("port.add", "{\"name\":\"d2\",\"kind\":\"dmmy\"}", -32000,
-               "unknown kind of port \"dmmy\"; did you mean \"dummy\"?");
+               "port d2: unknown kind of port \"dmmy\"; did you mean \"dummy\"?");
     call_fails("port.add", "{\"name\":\"../d2\"}", -32000, NULL);
     call_fails("port.add", "{\"name\":7}", -32602, "parameter \"name\" must be a string");
     call_fails("port.add", "{}", -32602, "parameter \"name\" is missing");

@@ -109,10 +109,10 @@ static void test_create_refuses(void **state)
         {"=tap", {"port name"}},
         {"-x=tap", {"-x"}},
         {"a/b=tap", {"a/b"}},
-        {"a=taap", {"port a", "'taap'", "'tap'"}},
+        {"a=taap", {"port a", "\"taap\"", "\"tap\""}},
         {"a=zzzzzz", {"zzzzzz", "vhost-user, tap"}},
-        {"a=tap,mut=1500", {"mut", "'mtu'"}},
-        {"a=tap,netn=A", {"netn", "'netns'"}},
+        {"a=tap,mut=1500", {"mut", "\"mtu\""}},
+        {"a=tap,netn=A", {"netn", "\"netns\""}},
         {"a=tap,mtu=67", {"mtu=67", "68"}},
         {"a=tap,mtu=65522", {"65521"}},
         {"a=tap,mtu=-1", {"mtu=-1"}},
@@ -126,6 +126,13 @@ static void test_create_refuses(void **state)
         {"a=tap,dev=..", {".."}},
         {"a=tap,netns=no-such-namespace", {"netns=no-such-namespace", "ip netns"}},
         {"a=tap,netns=/dev/null", {"/dev/null"}},
+        {"a=vhost-user,client=/a,path=/b", {"port a", "client=", "path="}},
+        {"a=vhost-user,owner=no-such-user", {"port a", "owner=no-such-user"}},
+        {"a=vhost-user,owner=4294967295", {"owner=4294967295"}}, /* chown's "leave it" */
+        {"a=vhost-user,group=no-such-group", {"group=no-such-group"}},
+        {"a=vhost-user,mode=8", {"mode=8", "octal", "777"}},
+        {"a=vhost-user,mode=1777", {"mode=1777", "777"}},
+        {"a=vhost-user,any-fs=maybe", {"any-fs=maybe", "yes"}},
         {"a=dummy,mtu=1", {"mtu=1"}},
         {"a=dummy,depth=0", {"depth=0"}},
     };
@@ -166,6 +173,60 @@ static void test_create(void **state)
     p->ops->destroy(p);
 }
 
+/* Each kind of value: what is one, and what is none. */
+static void test_values(void **state)
+{
+    static const struct port_option_def yes_no = {"k", .type = PORT_YES_NO},
+                                        number = {"k", .type = PORT_NUMBER, .min = 2, .max = 10},
+                                        octal = {"k", .type = PORT_OCTAL, .max = 0777},
+                                        word = {"k", .type = PORT_WORD, .words = "up|down"},
+                                        mac = {"k", .type = PORT_MAC}, text = {"k"};
+    static const struct {
+        const struct port_option_def *def;
+        const char *value;
+        bool ok;
+    } t[] = {
+        {&yes_no, "yes", true},
+        {&yes_no, "no", true},
+        {&yes_no, "true", false},
+        {&yes_no, "", false},
+        {&number, "2", true},
+        {&number, "10", true},
+        {&number, "1", false},
+        {&number, "11", false},
+        {&number, "+3", false},
+        {&number, " 3", false},
+        {&number, "3 ", false},
+        {&number, "0x3", false},
+        {&number, "18446744073709551619", false}, /* 2^64 + 3 */
+        {&octal, "0660", true},
+        {&octal, "777", true},
+        {&octal, "1000", false},
+        {&octal, "8", false},
+        {&word, "up", true},
+        {&word, "down", true},
+        {&word, "u", false},
+        {&word, "upp", false},
+        {&word, "up|down", false},
+        {&word, "", false},
+        {&mac, "52:54:00:12:34:56", true},
+        {&mac, "52-54-00-12-34-56", true},
+        {&mac, "53:54:00:12:34:56", false}, /* a group is no station */
+        {&mac, "52:54:00:12:34", false},
+        {&mac, "52:54:00:12:34:5x", false},
+        {&mac, "52:54:00:12:34:56:", false},
+        {&text, "", true},
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(t); i++) {
+        memset(&err, 0, sizeof(err));
+        if (!port_value_check(t[i].def, t[i].value, &err) != t[i].ok) {
+            fail_msg("'%s' of type %d", t[i].value, t[i].def->type);
+        }
+        assert_true(t[i].ok || !strncmp(err.text, "k=", 2));
+    }
+}
+
 /* The man page and --help are made of these: each kind and key says what it is, and only once. */
 static void test_kinds_are_described(void **state)
 {
@@ -176,6 +237,8 @@ static void test_kinds_are_described(void **state)
         for (const struct port_option_def *d = (*k)->options; d->key; d++) {
             assert_true(strlen(d->help) > 10);
             assert_true(!d->changeable || (*k)->set);
+            assert_true(d->type != PORT_WORD || d->words);
+            assert_true((d->type != PORT_NUMBER && d->type != PORT_OCTAL) || d->max > d->min);
             for (const struct port_option_def *o = (*k)->options; o != d; o++) {
                 assert_string_not_equal(o->key, d->key);
             }
@@ -192,6 +255,7 @@ int main(void)
         cmocka_unit_test(test_parse),        cmocka_unit_test(test_parse_refuses),
         cmocka_unit_test(test_set_and_copy), cmocka_unit_test(test_create_refuses),
         cmocka_unit_test(test_create),       cmocka_unit_test(test_kinds_are_described),
+        cmocka_unit_test(test_values),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

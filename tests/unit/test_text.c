@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "base/text.h"
 #include "ctl/banner.h"
 #include "ctl/cli.h"
 #include "ctl/conf.h"
@@ -98,7 +99,7 @@ static void test_addresses(void **state)
     char text[18];
 
     banner_mac("vm1", mac);
-    conf_write_mac(text, mac);
+    text_write_mac(text, mac);
     assert_string_equal(text, "52:54:a7:93:1c:51");
     assert_int_equal(mac[0] & 3, 2); /* local, not multicast */
 }
