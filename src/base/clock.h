@@ -11,6 +11,9 @@
 /* Nanoseconds of CLOCK_MONOTONIC, or of the virtual clock once clock_stop() was called. */
 uint64_t clock_ns(void);
 
+/* Nanoseconds since 1970, for people; it can jump. */
+uint64_t clock_wall_ns(void);
+
 /* Tests only: stop the clock at its present value; clock_warp() moves it forward. */
 void clock_stop(void);
 void clock_warp(uint64_t ns);

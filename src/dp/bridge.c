@@ -152,12 +152,14 @@ static COLD void dispatch_flood(const struct view *v, uint16_t from, struct flow
         uint32_t n = pick(flow, n_flows, id, floods, idx);
 
         if (n) {
-            out->port->ops->tx(out->port, b, idx, n, w);
+            port_ops_of(out->port)->tx(out->port, b, idx, n, w);
         }
         anybody |= floods;
     }
     if (!anybody) {
-        port_count_drop(in->port, w, DROP_NO_PORTS, pick(flow, n_flows, EGRESS_FLOOD, false, idx));
+        uint32_t n = pick(flow, n_flows, EGRESS_FLOOD, false, idx);
+
+        port_drop_frames(in->port, w, DROP_NO_PORTS, b, idx, n);
     }
 }
 
@@ -175,9 +177,11 @@ static ALWAYS_INLINE void dispatch_unicast(const struct view *v, struct flow *fl
         struct port *out = v->port[f->egress].port;
 
         if (likely(f->n == b->n)) { /* the whole batch is one flow */
-            out->ops->tx(out, b, all_frames, b->n, w);
+            port_ops_of(out)->tx(out, b, all_frames, b->n, w);
         } else {
-            out->ops->tx(out, b, idx, pick(flow, n_flows, f->egress, false, idx), w);
+            uint32_t n = pick(flow, n_flows, f->egress, false, idx);
+
+            port_ops_of(out)->tx(out, b, idx, n, w);
         }
     }
 }
@@ -196,7 +200,8 @@ static void forward(const struct view *v, struct mactab *macs, uint16_t from, st
         f->egress = decide(v, macs, from, f);
         floods |= f->egress == EGRESS_FLOOD;
         if (unlikely(f->egress == EGRESS_DROP)) {
-            port_count_drop(v->port[from].port, w, (enum drop)f->why, f->n);
+            port_drop_frames(v->port[from].port, w, (enum drop)f->why, b, &all_frames[f->first],
+                             f->n);
         }
     }
     if (unlikely(floods)) {

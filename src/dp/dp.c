@@ -24,6 +24,7 @@
 #include "base/nearest.h"
 #include "dp/bridge.h"
 #include "dp/worker.h"
+#include "port/capture.h"
 
 #define AGE_ROUND_S 8 /* the whole table is looked at once in so many seconds */
 #define AGE_DEFAULT 300
@@ -523,6 +524,7 @@ static void port_remove(struct dp *dp, struct port *p)
         abort(); /* 30 KB; going on would leave a dead port in the workers' view */
     }
     mactab_flush(dp->macs, p->id, -1, true);
+    capture_port_gone(p);
     p->ops->destroy(p);
 }
 
@@ -581,6 +583,14 @@ int dp_port_set(struct dp *dp, const char *name, const char *key, const char *va
         rc = err_set(e, -ENOMEM, "out of memory");
     }
     return rc;
+}
+
+int dp_capture(struct dp *dp, const char *port, const struct capture_conf *c, struct capture **out,
+               struct err *e)
+{
+    struct port *p = find_port(dp, port, e);
+
+    return p ? capture_start(out, p, c, e) : -ENOENT;
 }
 
 /* ---- addresses --------------------------------------------------------------------------------- */

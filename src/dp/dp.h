@@ -18,6 +18,8 @@
 #include "dp/mactab.h"
 #include "port/port.h"
 
+struct capture;
+struct capture_conf;
 struct dp;
 struct event_base;
 
@@ -63,6 +65,10 @@ int dp_port_set(struct dp *dp, const char *name, const char *key, const char *va
 struct port *dp_port(const struct dp *dp, const char *name); /* NULL if there is none */
 /* Ports in the order in which they were added. Returns the number. */
 unsigned dp_ports(const struct dp *dp, struct port **out, unsigned max);
+/* Have a port's frames captured, see port/capture.h; capture_stop() ends it, before dp_destroy() or
+ * after. */
+int dp_capture(struct dp *dp, const char *port, const struct capture_conf *c, struct capture **out,
+               struct err *e);
 const char *dp_port_bridge(const struct dp *dp, const struct port *p);
 bool dp_port_isolated(const struct dp *dp, const struct port *p);
 const struct port_env *dp_env(const struct dp *dp);

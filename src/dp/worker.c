@@ -101,7 +101,7 @@ static uint32_t poll_queue(struct worker *w, const struct view *view, struct rxq
         b->n = 0;
         b->n_spans = 0;
         b->n_loans = 0;
-        uint32_t n = q->port->ops->rx(q, b, &w->ctx);
+        uint32_t n = port_ops_of(q->port)->rx(q, b, &w->ctx);
         if (n) {
             w->bridge->forward(view, w->conf.macs, q->port->id, b, &w->ctx);
         }
@@ -109,7 +109,7 @@ static uint32_t poll_queue(struct worker *w, const struct view *view, struct rxq
         if (!loans) {
             break;
         }
-        q->port->ops->rx_done(q, b, &w->ctx);
+        port_ops_of(q->port)->rx_done(q, b, &w->ctx);
         frames += loans;
         if (loans < PKT_BURST) {
             break;
@@ -201,7 +201,7 @@ static void sleep_until_work(struct worker *w)
     fence_full(); /* W1: "asleep" before the last look at stop and at the list */
     work = load_acquire(&w->list) != list || read_once(&w->stop);
     for (unsigned i = 0; i < list->n; i++) {
-        work |= list->q[i]->port->ops->arm(list->q[i]);
+        work |= port_ops_of(list->q[i]->port)->arm(list->q[i]);
     }
     uint64_t before = clock_ns(), after = before;
     account(w, before);
@@ -221,7 +221,7 @@ static void sleep_until_work(struct worker *w)
     list = load_acquire(&w->list); /* the old one may be gone */
     take_events(list, ev, n);
     for (unsigned i = 0; i < list->n; i++) {
-        list->q[i]->port->ops->disarm(list->q[i]);
+        port_ops_of(list->q[i]->port)->disarm(list->q[i]);
     }
 }
 

@@ -153,7 +153,8 @@ int port_init(struct port *p, const struct port_ops *ops, const struct port_conf
 {
     size_t bytes = env->n_workers * sizeof(struct port_counters);
 
-    p->ops = ops;
+    p->ops = p->kind_ops = ops;
+    p->captures = NULL;
     p->env = env;
     p->id = PORT_NONE;
     p->max_len = PKT_MAX_LEN;

@@ -209,8 +209,12 @@ struct port_ops {
     void (*show)(const struct port *p, json_t *o);
 };
 
+struct capture_set;
+
 struct port {
-    const struct port_ops *ops;
+    const struct port_ops *ops;      /* RCU: kind_ops, or those of a capture; see port_ops_of() */
+    const struct port_ops *kind_ops; /* what port_init() was given */
+    struct capture_set *captures;    /* RCU, NULL if there are none; port/capture.h */
     const struct port_env *env;
     struct port_conf conf;   /* owned copy: what `show config` prints */
     const char *name;        /* conf.name */
@@ -241,12 +245,32 @@ int port_conf_copy(struct port_conf *to, const struct port_conf *from);
 int port_conf_set(struct port_conf *c, const char *key, const char *value);
 void port_conf_free(struct port_conf *c);
 
+/* Workers call a port through this: the control thread may exchange the table meanwhile. */
+static ALWAYS_INLINE const struct port_ops *port_ops_of(const struct port *p)
+{
+    return load_acquire(&p->ops);
+}
+
 static ALWAYS_INLINE void port_count_drop(struct port *p, const struct wctx *w, enum drop why,
                                           uint32_t n)
 {
     uint64_t *c = &p->counters[w->id].drop[why];
 
     write_once(c, *c + n);
+}
+
+/* capture.c: show these frames to who looks for drops. */
+void capture_dropped(struct port *p, struct wctx *w, enum drop why, const struct batch *b,
+                     const uint8_t *idx, uint32_t n);
+
+/* The same for frames idx[0 .. n) of a batch that came from p, and that are not forwarded. */
+static ALWAYS_INLINE void port_drop_frames(struct port *p, struct wctx *w, enum drop why,
+                                           const struct batch *b, const uint8_t *idx, uint32_t n)
+{
+    port_count_drop(p, w, why, n);
+    if (unlikely(read_once(&p->captures) != NULL)) {
+        capture_dropped(p, w, why, b, idx, n);
+    }
 }
 
 #endif
