@@ -19,6 +19,8 @@
     X(RUNT, "runt", "%s sent a frame of less than 14 bytes")                                       \
     X(GIANT, "giant", "%s sent a frame of more than 65,557 bytes")                                 \
     X(OFFLOAD, "offload", "%s asked for an offload that was not negotiated")                       \
+    X(BAD_CSUM, "bad-csum", "%s placed a checksum outside its frame or among the addresses")       \
+    X(BAD_GSO, "bad-gso", "%s asked to segment a frame that cannot be segmented")                  \
     X(SRC_MULTICAST, "src-multicast", "%s sent a frame with a multicast source address")           \
     X(RESERVED, "reserved", "%s sent a frame to a reserved link-local address")                    \
     X(HAIRPIN, "hairpin", "%s sent a frame to an address that is behind itself")                   \
@@ -32,6 +34,7 @@
     X(RING_BROKEN, "ring-broken", "%s has a broken receive ring")                                  \
     X(NOT_READY, "not-ready", "%s is not connected or its driver is not running")                  \
     X(MTU, "mtu", "%s has an MTU smaller than the frame")                                          \
+    X(GSO_TINY, "gso-tiny", "%s takes no segments of under 88 bytes unless whole")                 \
     X(TX_FULL, "tx-full", "%s did not take the frame: its queue is full")                          \
     X(TX_ERROR, "tx-error", "%s refused the frame (system error)")
 

@@ -12,6 +12,10 @@
  *     frame           = data[0 .. snap_len) , span[0], span[1] ... span[n_spans - 1]
  *     len             = snap_len + sum of span lengths
  *
+ * The virtio-net header in front of data says what the frame carries, checked and made anew: all zero
+ * but num_buffers = 1 for a plain frame, else the offload that p->offload stands for.  Whoever moves
+ * data moves it too.
+ *
  * Lifetime: no pkt pointer, span or snapshot is valid after rx_done().  There is no allocator, no
  * reference count and no next pointer.  A batch belongs to one worker.
  */
@@ -35,11 +39,18 @@ struct pkt {
     uint8_t *data;     /* snapshot: first byte of the frame; the 12 bytes before it are ours */
     uint32_t len;      /* bytes of the whole frame, no virtio-net header, no FCS */
     uint16_t snap_len; /* bytes of it in the snapshot, at least PKT_MIN_LEN */
-    uint16_t n_spans;  /* runs behind the snapshot: 0, 1 (in span) or more (in spans) */
+    union {
+        struct {
+            uint16_t n_spans; /* runs behind the snapshot: 0, 1 (in span) or more (in spans) */
+            uint16_t offload; /* what a receiver must take to get it as it is: pkt/offload.h */
+        };
+        uint32_t shape; /* both at once: 0 or 1 is a plain frame in at most one run */
+    };
     struct gspan span;
     const struct gspan *spans;
 };
 static_assert(sizeof(struct pkt) <= CACHE_LINE, "at most one line per packet");
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "n_spans is the low half of shape");
 
 struct batch {
     uint32_t n;               /* packets; pkt[0 .. n) */

@@ -72,6 +72,8 @@ static int on_ring_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, 
         .plain = vnet_hdr_len(features) == VNET_HDR_LEN,
         .shared = idx % 2 == 0 && env->n_workers > 1,
         .mergeable = features & VIRTIO_BIT(NET_F_MRG_RXBUF),
+        .sends = offload_sent(features),
+        .takes = offload_taken(features) & pv->rx_offload,
         .call_fd = c->call_fd,
     };
     ring_init(&vq->ring, &setup);
@@ -273,6 +275,30 @@ static int check_group(const char *value, struct err *e)
                : err_set(e, -EINVAL, "group=%.40s: there is no such group", value);
 }
 
+/* offload= and rx-offload=: words joined by plus signs. */
+static int check_offload(const char *value, struct err *e)
+{
+    uint16_t mask;
+
+    return offload_parse(value, &mask)
+               ? err_set(e, -EINVAL,
+                         "'%.60s' is not made of csum, tso, tso4, tso6, ecn, uso, uso4, uso6, ufo, all "
+                         "and none, joined by +",
+                         value)
+               : 0;
+}
+
+/* The mask that a key names, or the given one. The value was checked. */
+static uint16_t offload_conf(const struct port_conf *c, const char *key, uint16_t mask)
+{
+    const char *value = port_conf_get(c, key);
+
+    if (value) {
+        offload_parse(value, &mask);
+    }
+    return mask;
+}
+
 static const struct port_option_def vhost_options[] = {
     {"client", "connect to the front-end that listens on this socket, and reconnect"},
     {"path", "listen on this socket (default RUNDIR/NAME.sock)"},
@@ -282,6 +308,10 @@ static const struct port_option_def vhost_options[] = {
      .max = 0777},
     {"mtu", "largest IP packet sent to the guest, bytes (default: what the front-end says)",
      .changeable = true, .type = PORT_NUMBER, .min = 68, .max = 65535},
+    {"offload", "what the guest is offered, both ways: words like csum+tso4+uso (default all but ufo)",
+     .check = check_offload},
+    {"rx-offload", "what is sent to the guest at most, of what it takes (default all)",
+     .changeable = true, .check = check_offload},
     {"any-fs", "yes: accept guest memory on any file system (a page fault there can block)",
      .type = PORT_YES_NO},
     {NULL},
@@ -302,7 +332,6 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
     const char *client = port_conf_get(c, "client"), *path = port_conf_get(c, "path");
     const char *owner = port_conf_get(c, "owner"), *group = port_conf_get(c, "group");
     struct vu_conf v = {.name = c->name,
-                        .features = VNET_FEATURES_OFFERED,
                         .owner = (uid_t)-1,
                         .group = (gid_t)-1,
                         .mode = (mode_t)port_conf_octal(c, "mode", 0660),
@@ -330,7 +359,10 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
     }
     if (!rc) {
         pv->mtu_conf = (uint16_t)port_conf_number(c, "mtu", 0);
+        pv->rx_offload = offload_conf(c, "rx-offload", OFFLOAD_ALL);
         set_max_len(pv, 0);
+        v.features = VNET_FEATURES_OFFERED |
+                     offload_features(offload_conf(c, "offload", OFFLOAD_DEFAULT));
         v.client = client != NULL;
         v.path = client ? client : path ? path : listen_path;
         rc = vu_dev_create(&pv->dev, &v, &vu_callbacks, pv, env->evbase, e);
@@ -354,15 +386,29 @@ static void port_vhost_destroy(struct port *port)
     free(pv);
 }
 
+/* The guest may have turned its large receive off, and nothing on the socket says so. */
+static void set_rx_offload(struct port_vhost *pv, const char *value, uint64_t features)
+{
+    offload_parse(value, &pv->rx_offload);
+    for (unsigned i = 0; i < VU_MAX_RINGS; i += 2) {
+        if (pv->vq[i]) {
+            write_once(&pv->vq[i]->takes, (uint16_t)(offload_taken(features) & pv->rx_offload));
+        }
+    }
+}
+
 static int port_vhost_set(struct port *port, const char *key, const char *value, struct err *e)
 {
     struct port_vhost *pv = vhost_of(port);
     struct vu_info info;
 
-    (void)key; /* mtu is the only changeable one */
     vu_dev_info(pv->dev, &info);
-    pv->mtu_conf = (uint16_t)strtoul(value, NULL, 10);
-    set_max_len(pv, info.mtu);
+    if (!strcmp(key, "rx-offload")) {
+        set_rx_offload(pv, value, info.negotiated);
+    } else { /* mtu */
+        pv->mtu_conf = (uint16_t)strtoul(value, NULL, 10);
+        set_max_len(pv, info.mtu);
+    }
     return 0;
 }
 

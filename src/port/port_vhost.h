@@ -10,6 +10,7 @@
 #define PORT_PORT_VHOST_H
 
 #include "base/cpu.h"
+#include "pkt/segment.h"
 #include "port/port.h"
 #include "ring/ring.h"
 #include "vhost/vu_backend.h"
@@ -25,6 +26,8 @@ struct vq {
     bool told;      /* the control thread was asked to look at its fault, once */
     bool shared;    /* several workers may write it: take the lock */
     uint32_t lock;  /* receive rings: one writer at a time */
+    uint16_t sends; /* transmit rings: offloads that the driver may use (pkt/offload.h) */
+    uint16_t takes; /* receive rings: those that may be sent to it; control writes (relaxed) */
     uint64_t due;   /* workers that will look at the driver's wish for a signal; under the lock */
     int call_fd;    /* replaced by the control thread (relaxed); -1: no signals */
 } CACHE_ALIGNED;
@@ -35,9 +38,41 @@ struct port_vhost {
     struct vq *out[VU_MAX_RINGS / 2]; /* running receive rings; read by workers */
     struct vq *vq[VU_MAX_RINGS];      /* all running rings; control thread */
     uint16_t mtu_conf;                /* mtu= option, 0 if not given */
+    uint16_t rx_offload;              /* rx-offload=: what is sent to the guest at most */
     uint64_t announce;                /* MAC to announce in its name, 0: none. Control sets it, the
                                          worker of its first transmit ring takes it. */
 };
+
+/* A frame on its way out, from burst to burst: its segments may need more chains than one burst has. */
+struct tx_frame {
+    const struct pkt *p; /* NULL: none */
+    struct segmenter s;
+    struct segment seg; /* the next one to send */
+};
+
+/* What tx keeps in the worker's scratch. */
+struct tx_scratch {
+    struct ring_burst rb;
+    struct tx_frame frame;
+};
+static_assert(sizeof(struct tx_scratch) <= WCTX_SCRATCH, "see port.h");
+
+/* What became of a frame that went the general way. */
+struct tx_result {
+    uint32_t n_chains; /* used up, from the first one on */
+    uint32_t frames;   /* that the guest gets: more than one if it was segmented */
+    uint64_t bytes;
+    int why;        /* DROP_N, or the reason why it, or the rest of it, is not sent */
+    bool need_more; /* why is DROP_NO_BUFFERS: with more chains than were peeked it goes on */
+};
+
+/* Any packet into any chains of the burst from `at` on. f->p is NULL, or p with its rest. */
+#define VHOST_OUT_DECLARE(level)                                                                   \
+    struct tx_result port_vhost_out_##level(struct vq *vq, const struct gmem *mem,                 \
+                                            const struct ring_burst *rb, uint32_t at,              \
+                                            const struct pkt *p, uint32_t *lens,                   \
+                                            struct tx_frame *f);
+HOT_FOR_LEVELS(VHOST_OUT_DECLARE)
 
 /* The callbacks that move frames, once per machine level; contracts in port.h. */
 #define VHOST_HOT_DECLARE(level)                                                                   \

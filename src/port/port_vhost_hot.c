@@ -7,7 +7,7 @@
  *   tx   passes over the frames of one call: chains, translate and prefetch, copy, commit.
  *
  * Both have one fast form (a chain of one segment inside one region) written out in the loop and one
- * general form for everything else.
+ * general form for everything else: rx_general() here, port_vhost_out() in port_vhost_out.c.
  */
 #include <sched.h>
 #include <string.h>
@@ -20,7 +20,6 @@ static struct port_vhost *vhost_of(struct port *p)
     return container_of(p, struct port_vhost, port);
 }
 
-static_assert(sizeof(struct ring_burst) <= WCTX_SCRATCH, "scratch holds a burst");
 static_assert(COPY_SNAP_MAX >= PKT_SNAP, "a snapshot is taken in one go");
 
 /*
@@ -48,6 +47,7 @@ static ALWAYS_INLINE void prefetch_write(uint8_t GUEST *p)
 /* What became of one chain. */
 enum {
     LENT = DROP_N,
+    OFFLOADED, /* its header asks for something: see rx_special() */
     NO_ROOM, /* for its segments, behind the frames before it: the first one of the next burst */
 };
 
@@ -69,7 +69,7 @@ static ALWAYS_INLINE bool length_ok(uint32_t hdr_len, uint64_t total)
     return total - (hdr_len + PKT_MIN_LEN) <= PKT_MAX_LEN - PKT_MIN_LEN; /* unsigned: both ends */
 }
 
-/* Header and snapshot lie in front of and at room + VNET_HDR_LEN: check the one, complete the other. */
+/* Header and snapshot lie in front of and at room + VNET_HDR_LEN: look at the one, complete the other. */
 static ALWAYS_INLINE int rx_finish(struct pkt *p, uint8_t *room, uint32_t hdr_len, uint32_t snap,
                                    uint32_t total)
 {
@@ -82,8 +82,11 @@ static ALWAYS_INLINE int rx_finish(struct pkt *p, uint8_t *room, uint32_t hdr_le
     p->data = room + VNET_HDR_LEN;
     p->len = total - hdr_len;
     p->snap_len = (uint16_t)(snap - hdr_len);
+    if (unlikely(offload)) {
+        return OFFLOADED;
+    }
     pkt_plain_header(p->data);
-    return unlikely(offload) ? DROP_OFFLOAD : LENT;
+    return LENT;
 }
 
 /* One segment in one region: the form that drivers use. */
@@ -102,7 +105,7 @@ static ALWAYS_INLINE int rx_fast(struct pkt *p, uint8_t *room, uint32_t hdr_len,
     } else {
         copy_bytes(to, GUEST_PTR(const void, va), snap);
     }
-    p->n_spans = total > snap;
+    p->shape = total > snap;
     p->span = (struct gspan){va + snap, total - snap};
     return rx_finish(p, room, hdr_len, snap, total);
 }
@@ -143,7 +146,7 @@ static NOINLINE int rx_general(struct vq *vq, const struct gmem *mem, struct bat
     if (!length_ok(vq->hdr_len, total)) {
         return bad_length(vq->hdr_len, total);
     }
-    p->n_spans = (uint16_t)n_spans;
+    p->shape = n_spans;
     p->spans = spans;
     if (n_spans == 1) {
         p->span = spans[0];
@@ -159,6 +162,23 @@ static void count_rx(struct port *port, const struct wctx *w, uint32_t frames, u
 
     write_once(&c->rx_frames, c->rx_frames + frames);
     write_once(&c->rx_bytes, c->rx_bytes + bytes);
+}
+
+/* Not a plain frame: true if it is lent after all, else it is counted as dropped. */
+static NOINLINE bool rx_special(struct port *port, const struct vq *vq, struct pkt *p, int r,
+                                const struct wctx *w)
+{
+    if (r == OFFLOADED) {
+        struct vnet_hdr said = {0};
+
+        memcpy(&said, p->data - vq->hdr_len, vq->hdr_len);
+        r = offload_check(p, &said, vq->sends); /* DROP_N is LENT */
+    }
+    if (r == LENT) {
+        return true;
+    }
+    port_count_drop(port, w, (enum drop)r, 1);
+    return false;
 }
 
 /* The peer's memory file shrank under us, or its ring is corrupt: have the control thread stop it. */
@@ -256,8 +276,7 @@ uint32_t HOT(port_vhost_rx)(struct rxq *q, struct batch *b, struct wctx *w)
             b->n_loans = i;
             break;
         }
-        if (unlikely(r != LENT)) {
-            port_count_drop(q->port, w, (enum drop)r, 1);
+        if (unlikely(r != LENT) && !rx_special(q->port, vq, p, r, w)) {
             continue;
         }
         bytes += p->len;
@@ -336,113 +355,6 @@ void HOT(port_vhost_rx_done)(struct rxq *q, struct batch *b, struct wctx *w)
 
 /* ---- to the guest ------------------------------------------------------------------------------ */
 
-/* Write position in the chains of one burst. */
-struct out_pos {
-    const struct ring_burst *rb;
-    struct vq *vq;
-    const struct gmem *mem;
-    uint32_t chain, end; /* chains [.., end) may be used */
-    uint32_t seg, at;    /* in the present chain */
-    uint32_t *lens;
-};
-
-static const struct ring_seg *chain_segs(const struct ring_burst *rb, const struct ring_chain *c)
-{
-    return c->n_seg > 1 ? &rb->pool[c->pool] : &c->seg;
-}
-
-/* Copy len bytes to the write position; false if a buffer is not in the guest's memory. The caller
- * made sure that there is room. */
-static bool out_bytes(struct out_pos *o, const void *src, uint32_t len)
-{
-    const uint8_t *s = src;
-
-    while (len) {
-        const struct ring_chain *c = &o->rb->chain[o->chain];
-
-        if (o->seg == c->n_seg) {
-            o->chain++;
-            o->seg = 0;
-            o->at = 0;
-            continue;
-        }
-        const struct ring_seg *seg = &chain_segs(o->rb, c)[o->seg];
-        uint32_t n = MIN(len, seg->len - o->at);
-
-        if (!n) {
-            o->seg++;
-            o->at = 0;
-            continue;
-        }
-        uint8_t GUEST *va = gmem_span(o->mem, &o->vq->ring.hint, (gpa_t){seg->addr + o->at}, &n);
-        if (!va) {
-            return false;
-        }
-        copy_bytes(GUEST_PTR(void, va), s, n);
-        o->lens[o->chain] += n;
-        o->at += n;
-        s += n;
-        len -= n;
-    }
-    return true;
-}
-
-static uint64_t chain_capacity(const struct ring_burst *rb, const struct ring_chain *c)
-{
-    const struct ring_seg *seg = chain_segs(rb, c);
-    uint64_t sum = 0;
-
-    for (uint32_t i = 0; i < c->n_seg; i++) {
-        sum += seg[i].len;
-    }
-    return sum;
-}
-
-/* How one packet ended: chains used up (0: none), and LENT or the drop reason. */
-struct tx_result {
-    uint32_t n_chains;
-    int why;
-    bool need_more; /* with more chains than were peeked it might fit */
-};
-
-/* Any packet into any chains from `at` on; several chains if buffers may be merged. */
-static NOINLINE struct tx_result tx_general(struct vq *vq, const struct gmem *mem,
-                                            const struct ring_burst *rb, uint32_t at,
-                                            struct pkt *p, uint32_t *lens)
-{
-    uint64_t need = (uint64_t)vq->hdr_len + p->len, room = 0;
-    uint32_t end = at;
-
-    while (room < need && end < rb->n) {
-        const struct ring_chain *c = &rb->chain[end];
-
-        lens[end++] = 0;
-        if (c->fault) {
-            return (struct tx_result){end - at, DROP_RX_BAD_CHAIN, false};
-        }
-        room += chain_capacity(rb, c);
-        if (!vq->mergeable) {
-            break;
-        }
-    }
-    if (room < need) {
-        bool more = vq->mergeable && end == rb->n;
-        return (struct tx_result){0, more ? DROP_NO_BUFFERS : DROP_BUFFERS_SMALL, more};
-    }
-    struct vnet_hdr h = {.num_buffers = (uint16_t)(end - at)};
-    struct out_pos o = {.rb = rb, .vq = vq, .mem = mem, .chain = at, .end = end, .lens = lens};
-
-    bool ok = out_bytes(&o, &h, vq->hdr_len) && out_bytes(&o, p->data, p->snap_len);
-    for (uint32_t i = 0; ok && i < p->n_spans; i++) {
-        ok = out_bytes(&o, GUEST_PTR(const void, pkt_spans(p)[i].p), pkt_spans(p)[i].len);
-    }
-    if (!ok) {
-        memset(&lens[at], 0, (end - at) * sizeof(*lens));
-        return (struct tx_result){end - at, DROP_RX_UNMAPPED, false};
-    }
-    return (struct tx_result){end - at, LENT, false};
-}
-
 struct tx_sum {
     uint32_t frames;
     uint64_t bytes;
@@ -451,11 +363,18 @@ struct tx_sum {
     bool need_more;
 };
 
+/* May the frame go out as it is, in two copies at most?  A plain one: one comparison. */
+static ALWAYS_INLINE bool goes_as_it_is(const struct pkt *p, uint16_t takes)
+{
+    return likely(p->shape <= 1) || (p->n_spans <= 1 && !(p->offload & ~takes));
+}
+
 /* Pack packets into the peeked chains until one of the two runs out. */
 static ALWAYS_INLINE struct tx_sum tx_burst(struct port *port, struct vq *vq, struct batch *b,
                                             const uint8_t *idx, uint32_t n, struct wctx *w,
-                                            const struct ring_burst *rb, uint32_t *lens)
+                                            struct tx_scratch *t, uint32_t *lens)
 {
+    const struct ring_burst *rb = &t->rb;
     const struct gmem *mem = load_acquire(&vq->ring.mem);
     struct gmem_window win = gmem_window(mem, vq->ring.hint);
     uint8_t GUEST *va[RING_BURST];
@@ -481,7 +400,7 @@ static ALWAYS_INLINE struct tx_sum tx_burst(struct port *port, struct vq *vq, st
         if (at + AHEAD < rb->n) {
             prefetch_write(va[at + AHEAD]);
         }
-        if (likely(need <= room[at] && p->n_spans <= 1)) {
+        if (likely(need <= room[at]) && goes_as_it_is(p, vq->takes)) {
             uint8_t *d = GUEST_PTR(uint8_t, va[at]);
             uint32_t head = VNET_HDR_LEN + p->snap_len;
 
@@ -491,17 +410,19 @@ static ALWAYS_INLINE struct tx_sum tx_burst(struct port *port, struct vq *vq, st
             }
             lens[at++] = need;
         } else {
-            struct tx_result r = tx_general(vq, mem, rb, at, p, lens);
+            struct tx_result r = HOT(port_vhost_out)(vq, mem, rb, at, p, lens, &t->frame);
 
-            if (r.need_more && (at || rb->n < RING_BURST)) {
-                s.need_more = true; /* look again with this packet in front */
+            at += r.n_chains;
+            s.frames += r.frames;
+            s.bytes += r.bytes;
+            if (r.need_more) {
+                s.need_more = true; /* look again with this packet, or its rest, in front */
                 break;
             }
-            at += r.n_chains;
-            if (r.why != LENT) {
+            if (r.why != DROP_N) {
                 port_count_drop(port, w, (enum drop)r.why, 1);
-                continue;
             }
+            continue;
         }
         s.frames++;
         s.bytes += p->len;
@@ -524,7 +445,7 @@ static COLD uint32_t drop_long(struct port *port, struct batch *b, const uint8_t
     uint32_t k = 0;
 
     for (uint32_t i = 0; i < n; i++) {
-        if (b->pkt[idx[i]].len <= read_once(&port->max_len)) {
+        if (offload_wire_len(&b->pkt[idx[i]]) <= read_once(&port->max_len)) {
             kept[k++] = idx[i];
         }
     }
@@ -536,7 +457,8 @@ void HOT(port_vhost_tx)(struct port *port, struct batch *b, const uint8_t *idx, 
                         struct wctx *w)
 {
     struct vq *vq = out_ring(vhost_of(port));
-    struct ring_burst *rb = w->tx_scratch;
+    struct tx_scratch *t = w->tx_scratch;
+    struct ring_burst *rb = &t->rb;
     struct port_counters *count = &port->counters[w->id];
     uint32_t lens[RING_BURST];
     uint8_t kept[PKT_BURST];
@@ -551,6 +473,7 @@ void HOT(port_vhost_tx)(struct port *port, struct batch *b, const uint8_t *idx, 
         n = drop_long(port, b, idx, n, kept, w);
         idx = kept;
     }
+    t->frame.p = NULL;
     vq_lock(vq);
     while (n) {
         uint32_t got = ring_dev_peek(RING_SPLIT, &vq->ring, rb, max);
@@ -559,7 +482,7 @@ void HOT(port_vhost_tx)(struct port *port, struct batch *b, const uint8_t *idx, 
             port_count_drop(port, w, vq->ring.broken ? DROP_RING_BROKEN : DROP_NO_BUFFERS, n);
             break;
         }
-        struct tx_sum s = tx_burst(port, vq, b, idx, n, w, rb, lens);
+        struct tx_sum s = tx_burst(port, vq, b, idx, n, w, t, lens);
 
         defer |= publish(vq, rb, s.chains, lens, w);
         write_once(&count->tx_frames, count->tx_frames + s.frames);
@@ -567,6 +490,7 @@ void HOT(port_vhost_tx)(struct port *port, struct batch *b, const uint8_t *idx, 
         w->spent += s.bytes + rb->n_pool * (uint64_t)SEG_COST;
         if (unlikely(s.need_more && !s.chains && max == RING_BURST)) {
             port_count_drop(port, w, DROP_NO_BUFFERS, 1); /* all there is does not hold it */
+            t->frame.p = NULL;
             s.left--;
         }
         idx += n - s.left;

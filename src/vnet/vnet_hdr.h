@@ -12,6 +12,11 @@
 #define VNET_F_NEEDS_CSUM 1
 #define VNET_F_DATA_VALID 2
 #define VNET_GSO_NONE 0
+#define VNET_GSO_TCPV4 1
+#define VNET_GSO_UDP 3 /* UFO: one datagram, to be fragmented by IP; deprecated */
+#define VNET_GSO_TCPV6 4
+#define VNET_GSO_UDP_L4 5 /* USO: many datagrams of gso_size */
+#define VNET_GSO_ECN 0x80 /* beside a TCP type: CWR is set */
 #define VNET_HDR_LEN 12
 #define VNET_HDR_LEN_LEGACY 10
 

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The Internet checksum (RFC 1071): one's complement sum of 16-bit words, in the order of this
+ * machine, since the sum does not care.  Sums grow in 64 bits and are folded at the end; a run that
+ * begins at an odd offset is swapped when it is added.
+ */
+#ifndef PKT_CSUM_H
+#define PKT_CSUM_H
+
+#include <string.h>
+
+#include "base/compiler.h"
+#include "pkt/copy.h"
+
+struct csum {
+    uint64_t sum;
+    bool odd; /* an odd number of bytes was added */
+};
+
+static ALWAYS_INLINE uint16_t csum_fold(uint64_t sum)
+{
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    return (uint16_t)sum;
+}
+
+/* Add the sum of the next len bytes, as the functions below give it. */
+static ALWAYS_INLINE void csum_add(struct csum *c, uint64_t sum, uint32_t len)
+{
+    if (unlikely(c->odd)) {
+        uint16_t folded = csum_fold(sum);
+
+        sum = (uint16_t)(folded << 8 | folded >> 8);
+    } else {
+        sum = (sum & 0xffffffff) + (sum >> 32);
+    }
+    c->sum += sum;
+    c->odd ^= len & 1;
+}
+
+/* What goes into the field. A UDP checksum of 0 would mean "none" (RFC 768). */
+static ALWAYS_INLINE uint16_t csum_field(const struct csum *c, bool udp)
+{
+    uint16_t field = (uint16_t)~csum_fold(c->sum);
+
+    return udp && !field ? 0xffff : field;
+}
+
+#if defined(__AVX512F__)
+typedef uint64_t csum_lanes __attribute__((vector_size(64)));
+#elif defined(__AVX2__)
+typedef uint64_t csum_lanes __attribute__((vector_size(32)));
+#else
+typedef uint64_t csum_lanes __attribute__((vector_size(16)));
+#endif
+typedef csum_lanes csum_lanes_una __attribute__((aligned(1), may_alias));
+#define CSUM_STEP ((uint32_t)sizeof(csum_lanes))
+
+/* Sum len bytes at s, and move them to d unless it is NULL: each byte is loaded once. */
+static ALWAYS_INLINE uint64_t csum_move(uint8_t *d, const uint8_t *s, uint32_t len)
+{
+    csum_lanes low = {0}, high = {0};
+    uint64_t sum = 0;
+
+    for (; len >= CSUM_STEP; len -= CSUM_STEP, s += CSUM_STEP) {
+        csum_lanes v = *(const csum_lanes_una *)s;
+
+        low += v & 0xffffffff;
+        high += v >> 32;
+        if (d) {
+            *(csum_lanes_una *)d = v;
+            d += CSUM_STEP;
+        }
+    }
+    low += high;
+    for (unsigned i = 0; i < CSUM_STEP / 8; i++) {
+        sum += low[i];
+    }
+    for (; len >= 8; len -= 8, s += 8) {
+        uint64_t v = *(const u64_una *)s;
+
+        sum += (v & 0xffffffff) + (v >> 32);
+        if (d) {
+            *(u64_una *)d = v;
+            d += 8;
+        }
+    }
+    if (len) {
+        uint64_t v = 0;
+
+        memcpy(&v, s, len);
+        sum += (v & 0xffffffff) + (v >> 32);
+        if (d) {
+            memcpy(d, &v, len);
+        }
+    }
+    return sum;
+}
+
+static ALWAYS_INLINE void csum_bytes(struct csum *c, const void *src, uint32_t len)
+{
+    csum_add(c, csum_move(NULL, src, len), len);
+}
+
+/* copy_bytes() that sums what it copied. */
+static ALWAYS_INLINE void csum_copy(struct csum *c, void *dst, const void *src, uint32_t len)
+{
+    COPY_ACCOUNT(len);
+    csum_add(c, csum_move(dst, src, len), len);
+}
+
+#endif
