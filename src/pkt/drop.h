@@ -33,6 +33,7 @@
     X(RX_UNMAPPED, "rx-unmapped", "%s posted a receive buffer outside its memory")                 \
     X(RING_BROKEN, "ring-broken", "%s has a broken receive ring")                                  \
     X(NOT_READY, "not-ready", "%s is not connected or its driver is not running")                  \
+    X(LINK_DOWN, "link-down", "%s has its link set down") /* what it sends counts here too */      \
     X(MTU, "mtu", "%s has an MTU smaller than the frame")                                          \
     X(GSO_TINY, "gso-tiny", "%s takes no segments of under 88 bytes unless whole")                 \
     X(TX_FULL, "tx-full", "%s did not take the frame: its queue is full")                          \

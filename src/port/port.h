@@ -90,6 +90,12 @@ const struct port_option_def *port_option(const struct port_ops *ops,
                                           struct err *e);
 bool port_name_ok(const char *name);
 
+/* For the table of a kind whose link can be set down: frames to and from the port are dropped as
+ * link-down, and the other side is told as far as there is a way. port_init() sets port.down. */
+#define PORT_OPTION_LINK                                                                           \
+    {"link", "up, or down as if its cable were pulled (default up)", .changeable = true,           \
+     .type = PORT_WORD, .words = "up|down"}
+
 /* Values of a conf that was checked; `otherwise` is for a key that is not given. */
 const char *port_conf_get(const struct port_conf *c, const char *key); /* NULL if not given */
 uint64_t port_conf_number(const struct port_conf *c, const char *key, uint64_t otherwise);
@@ -221,6 +227,7 @@ struct port {
     uint16_t id;             /* index in the switch, PORT_NONE before it is added */
     uint32_t max_len;        /* largest frame that may be sent to it, bytes; from its MTU */
     bool ready;              /* written by control, read by workers (relaxed) */
+    bool down;               /* link=down: the same */
     struct port_counters *counters; /* one per worker, [0 .. env->n_workers) */
 };
 

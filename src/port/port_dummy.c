@@ -236,6 +236,7 @@ static bool lend_rest(struct batch *b, struct pkt *k, const struct frame *f, uin
 static uint32_t dummy_rx(struct rxq *q, struct batch *b, struct wctx *w)
 {
     struct port_dummy *d = dummy_of(q->port);
+    bool down = read_once(&d->port.down);
     uint64_t bytes = 0;
 
     b->n = 0;
@@ -245,8 +246,12 @@ static uint32_t dummy_rx(struct rxq *q, struct batch *b, struct wctx *w)
         struct frame *f = d->in.head;
         struct pkt *k = &b->pkt[b->n];
 
-        if (f->len < PKT_MIN_LEN || f->len > PKT_MAX_LEN) {
-            port_count_drop(&d->port, w, f->len < PKT_MIN_LEN ? DROP_RUNT : DROP_GIANT, 1);
+        if (down || f->len < PKT_MIN_LEN || f->len > PKT_MAX_LEN) {
+            port_count_drop(&d->port, w,
+                            down                   ? DROP_LINK_DOWN
+                            : f->len < PKT_MIN_LEN ? DROP_RUNT
+                                                   : DROP_GIANT,
+                            1);
             list_push(&d->lent, list_pop(&d->in));
             continue;
         }
@@ -302,16 +307,17 @@ static void dummy_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32
     struct port_dummy *d = dummy_of(p);
     struct port_counters *c = &p->counters[w->id];
     uint32_t max_len = read_once(&p->max_len), frames = 0;
-    bool ready = read_once(&p->ready);
+    bool ready = read_once(&p->ready), down = read_once(&p->down);
     uint64_t bytes = 0;
 
     pthread_mutex_lock(&d->lock);
     for (uint32_t i = 0; i < n; i++) {
         const struct pkt *k = &b->pkt[idx[i]];
 
-        if (!ready || k->len > max_len || !d->room) {
+        if (down || !ready || k->len > max_len || !d->room) {
             port_count_drop(p, w,
-                            !ready             ? DROP_NOT_READY
+                            down               ? DROP_LINK_DOWN
+                            : !ready           ? DROP_NOT_READY
                             : k->len > max_len ? DROP_MTU
                                                : DROP_NO_BUFFERS,
                             1);
@@ -353,7 +359,10 @@ static int dummy_set(struct port *p, const char *key, const char *value, struct 
     struct port_dummy *d = dummy_of(p);
     uint32_t v = (uint32_t)strtoul(value, NULL, 10);
 
-    if (!strcmp(key, "mtu")) {
+    if (!strcmp(key, "link")) {
+        write_once(&p->down, !strcmp(value, "down"));
+        p->env->ready(p->env->ctx, p, !p->down);
+    } else if (!strcmp(key, "mtu")) {
         write_once(&p->max_len, MIN(v + PORT_MTU_OVERHEAD, PKT_MAX_LEN));
     } else if (!strcmp(key, "depth")) {
         pthread_mutex_lock(&d->lock);
@@ -416,7 +425,7 @@ static int dummy_create(struct port **out, const struct port_conf *c, const stru
         dummy_destroy(&d->port);
         return rc;
     }
-    env->ready(env->ctx, &d->port, true);
+    env->ready(env->ctx, &d->port, !d->port.down);
     *out = &d->port;
     return 0;
 }
@@ -435,6 +444,7 @@ static void dummy_show(const struct port *p, json_t *o)
 static const struct port_option_def dummy_options[] = {
     {"mtu", "largest payload in bytes (68-65535; default: any frame)", .changeable = true,
      .type = PORT_NUMBER, .min = 68, .max = 65535},
+    PORT_OPTION_LINK,
     {"depth", "frames recorded before further ones are dropped (default 4096)", .changeable = true,
      .type = PORT_NUMBER, .min = 1, .max = 1000000},
     {NULL},

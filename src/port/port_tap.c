@@ -34,7 +34,8 @@
  * namespace and ends: this process itself never moves.
  *
  * Link state.  A netlink socket (control thread) tells when the device goes up or down, changes its
- * MTU or disappears.  Down means that the port is not ready: nothing is flooded to it.
+ * MTU or disappears.  Down means that the port is not ready: nothing is flooded to it.  The other
+ * way round, link=down takes the device's carrier away.
  */
 #include "port/port.h"
 
@@ -155,6 +156,11 @@ static uint32_t tap_rx(struct rxq *q, struct batch *b, struct wctx *w)
         }
     }
     b->n_loans = b->n;
+    if (unlikely(read_once(&t->port.down))) { /* sent before the carrier went */
+        port_count_drop(&t->port, w, DROP_LINK_DOWN, b->n);
+        b->n = 0;
+        return 0;
+    }
     write_once(&c->rx_frames, c->rx_frames + b->n);
     write_once(&c->rx_bytes, c->rx_bytes + bytes);
     return b->n;
@@ -236,6 +242,10 @@ static void tap_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32_t
     uint32_t max_len = read_once(&p->max_len);
     uint64_t frames = 0, bytes = 0;
 
+    if (unlikely(read_once(&p->down))) {
+        port_count_drop(p, w, DROP_LINK_DOWN, n);
+        return;
+    }
     for (uint32_t i = 0; i < n; i++) {
         const struct pkt *k = &b->pkt[idx[i]];
 
@@ -295,6 +305,11 @@ static void tap_query(struct port_tap *t)
     write_once(&t->port.max_len, MIN(t->mtu + PORT_MTU_OVERHEAD, (unsigned)PKT_MAX_LEN));
 }
 
+static void update_ready(struct port_tap *t)
+{
+    t->port.env->ready(t->port.env->ctx, &t->port, t->up && !t->port.down);
+}
+
 static void on_link_event(evutil_socket_t fd, short what, void *arg)
 {
     struct port_tap *t = arg;
@@ -314,7 +329,7 @@ static void on_link_event(evutil_socket_t fd, short what, void *arg)
             log_warn("port %s: tap device %s %s", p->name, t->ifname,
                      tap_exists(t) ? "is down" : "was deleted; add the port again");
         }
-        p->env->ready(p->env->ctx, p, t->up);
+        update_ready(t);
     }
 }
 
@@ -569,9 +584,35 @@ static int set_up(struct port_tap *t, struct err *e)
                    strerror(code));
 }
 
+/* What ethtool and the host's routing see as the cable. */
+static int set_carrier(struct port_tap *t, bool on, struct err *e)
+{
+    int carrier = on;
+
+    if (ioctl(t->q.fd, TUNSETCARRIER, &carrier)) {
+        int code = errno;
+        return err_set(e, -code, "port %s: cannot set the carrier of tap device %s: %s",
+                       t->port.name, t->ifname, strerror(code));
+    }
+    return 0;
+}
+
+static int set_link(struct port_tap *t, bool down, struct err *e)
+{
+    int rc = set_carrier(t, !down, e);
+
+    if (!rc) {
+        write_once(&t->port.down, down);
+        update_ready(t);
+    }
+    return rc;
+}
+
 static int tap_set(struct port *p, const char *key, const char *value, struct err *e)
 {
-    (void)key; /* mtu is the only changeable one */
+    if (!strcmp(key, "link")) {
+        return set_link(tap_of(p), !strcmp(value, "down"), e);
+    }
     return set_mtu(tap_of(p), (unsigned)strtoul(value, NULL, 10), e);
 }
 
@@ -632,7 +673,7 @@ static int tap_bind(struct port_tap *t, const struct port_conf *c, struct err *e
     tap_query(t);
     rc = want ? set_mtu(t, want, e) : 0;
     rc = !rc && t->created ? set_up(t, e) : rc;
-    return rc;
+    return !rc && t->port.down ? set_carrier(t, false, e) : rc;
 }
 
 static int tap_start(struct port_tap *t, struct err *e)
@@ -679,7 +720,7 @@ static int tap_create(struct port **out, const struct port_conf *c, const struct
         log_warn("port %s: tap device %s is down; bring it up: ip link set %s up", c->name,
                  t->ifname, t->ifname);
     }
-    env->ready(env->ctx, &t->port, t->up);
+    update_ready(t);
     *out = &t->port;
     return 0;
 }
@@ -692,7 +733,7 @@ static void tap_show(const struct port *p, json_t *o)
     json_object_set_new(o, "device", json_string(t->ifname));
     json_object_set_new(o, "netns", netns ? json_string(netns) : json_null());
     json_object_set_new(o, "mtu", json_integer(t->mtu));
-    json_object_set_new(o, "link", json_string(t->up ? "up" : "down"));
+    json_object_set_new(o, "link", json_string(t->up && !p->down ? "up" : "down"));
     json_object_set_new(o, "persistent", json_boolean(!t->created));
 }
 
@@ -701,6 +742,7 @@ static const struct port_option_def tap_options[] = {
     {"netns", "network namespace to create or find it in: name, path or process id"},
     {"mtu", "largest payload in bytes, 68-65521 (default: the device's own, 1500 if new)",
      .changeable = true, .type = PORT_NUMBER, .min = TAP_MTU_MIN, .max = TAP_MTU_MAX},
+    PORT_OPTION_LINK,
     {NULL},
 };
 

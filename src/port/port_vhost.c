@@ -312,6 +312,7 @@ static const struct port_option_def vhost_options[] = {
      .check = check_offload},
     {"rx-offload", "what is sent to the guest at most, of what it takes (default all)",
      .changeable = true, .check = check_offload},
+    PORT_OPTION_LINK,
     {"any-fs", "yes: accept guest memory on any file system (a page fault there can block)",
      .type = PORT_YES_NO},
     {NULL},
@@ -368,6 +369,9 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
         rc = vu_dev_create(&pv->dev, &v, &vu_callbacks, pv, env->evbase, e);
     }
     free(listen_path);
+    if (!rc && pv->port.down) {
+        vu_dev_set_link(pv->dev, false, NULL);
+    }
     if (rc) {
         port_fini(&pv->port);
         free(pv);
@@ -397,11 +401,26 @@ static void set_rx_offload(struct port_vhost *pv, const char *value, uint64_t fe
     }
 }
 
+static int set_link(struct port_vhost *pv, bool down, struct err *e)
+{
+    bool was = pv->port.down;
+
+    write_once(&pv->port.down, down); /* before: what is dropped from now on is dropped for this */
+    int rc = vu_dev_set_link(pv->dev, !down, e);
+    if (rc) {
+        write_once(&pv->port.down, was);
+    }
+    return rc;
+}
+
 static int port_vhost_set(struct port *port, const char *key, const char *value, struct err *e)
 {
     struct port_vhost *pv = vhost_of(port);
     struct vu_info info;
 
+    if (!strcmp(key, "link")) {
+        return set_link(pv, !strcmp(value, "down"), e);
+    }
     vu_dev_info(pv->dev, &info);
     if (!strcmp(key, "rx-offload")) {
         set_rx_offload(pv, value, info.negotiated);

@@ -466,7 +466,7 @@ void HOT(port_vhost_tx)(struct port *port, struct batch *b, const uint8_t *idx, 
     bool defer = false;
 
     if (unlikely(!vq)) {
-        port_count_drop(port, w, DROP_NOT_READY, n);
+        port_count_drop(port, w, read_once(&port->down) ? DROP_LINK_DOWN : DROP_NOT_READY, n);
         return;
     }
     if (unlikely(read_once(&port->max_len) < PKT_MAX_LEN)) {

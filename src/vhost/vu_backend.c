@@ -4,6 +4,7 @@
  *
  *   server   listening ---- accept ----> connected ---- over ----> listening
  *   client   dialling  --- connect() --> connected ---- over ----> dialling, with back-off
+ *   either   whatever -- link down --> down -- link up --> listening or dialling
  *
  * The listening socket stays open while a front-end is connected; a second one is told by the end
  * of file.  When a connection ends, the order is: rings stopped (barriers), owner told, fds closed,
@@ -94,7 +95,7 @@ static void on_over(void *ctx, const struct err *e)
     bool lasted = clock_ns() - d->connected_ns >= LASTING_NS;
 
     disconnect(d, e);
-    if (d->conf.client) {
+    if (d->conf.client && !d->down) {
         d->backoff_ms = lasted ? BACKOFF_MIN_MS : MIN(d->backoff_ms * 2, BACKOFF_MAX_MS);
         set_timer(d->timer, d->backoff_ms);
     }
@@ -245,24 +246,60 @@ int vu_dev_create(struct vu_dev **out, const struct vu_conf *conf, const struct 
     return 0;
 }
 
+static void stop_server(struct vu_dev *d)
+{
+    if (d->acceptable) {
+        event_free(d->acceptable);
+        d->acceptable = NULL;
+    }
+    if (d->listen_fd >= 0) {
+        close(d->listen_fd);
+        d->listen_fd = -1;
+    }
+}
+
+int vu_dev_set_link(struct vu_dev *d, bool up, struct err *e)
+{
+    if (up == !d->down) {
+        return 0;
+    }
+    if (!up) {
+        d->down = true;
+        event_del(d->timer);
+        stop_server(d);
+        disconnect(d, &(struct err){.text = "the link was set down"});
+        return 0;
+    }
+    if (d->conf.client) {
+        d->backoff_ms = BACKOFF_MIN_MS / 2;
+        set_timer(d->timer, 0);
+    } else {
+        int rc = start_server(d, e);
+
+        if (rc) {
+            stop_server(d);
+            return rc;
+        }
+    }
+    d->down = false;
+    return 0;
+}
+
 void vu_dev_destroy(struct vu_dev *d)
 {
     if (!d) {
         return;
     }
     disconnect(d, &(struct err){.text = "the port was removed"});
-    if (d->acceptable) {
-        event_free(d->acceptable);
+    if (!d->conf.client) {
+        vu_sock_unlink(d->path, &d->made);
     }
+    stop_server(d);
     if (d->timer) {
         event_free(d->timer);
     }
     if (d->watch) {
         event_free(d->watch);
-    }
-    if (d->listen_fd >= 0) {
-        vu_sock_unlink(d->path, &d->made);
-        close(d->listen_fd);
     }
     free(d->name);
     free(d->path);
@@ -299,6 +336,7 @@ void vu_dev_info(const struct vu_dev *d, struct vu_info *out)
                             .n_connects = d->n_connects};
     out->state = vu_ring_any_running(d) ? "running"
                  : d->conn              ? "connected"
+                 : d->down              ? "down"
                  : d->conf.client       ? "dialling"
                                         : "listening";
 }

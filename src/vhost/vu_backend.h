@@ -9,6 +9,7 @@
  *   listening / dialling   no peer; configuration, MAC and statistics of the port stay
  *   connected              messages are handled; no ring runs
  *   running                at least one ring runs
+ *   down                   the link is set down: no peer, and nobody gets in
  *   closed by fault        the reason is kept and shown; back to listening, or to dialling
  *                          with back-off
  *
@@ -107,6 +108,14 @@ void vu_dev_ring_broken(struct vu_dev *d, unsigned idx, const char *why);
 /* The owner found that the peer broke the rules for good (memory gone): close the connection. */
 void vu_dev_kill(struct vu_dev *d, const char *why);
 
+/*
+ * The cable. Down: the connection ends, which is what front-ends know as link down, and nobody gets in
+ * until it is up again: a socket that listens is closed (its file stays, so that connect() is refused
+ * and nobody takes the name), a front-end that listens is not dialled. -errno: it could not listen
+ * again, and the link is still down.
+ */
+int vu_dev_set_link(struct vu_dev *d, bool up, struct err *e);
+
 /* For show. Strings live as long as the device. */
 struct vu_ring_info {
     bool running, enabled, broken;
@@ -118,7 +127,7 @@ struct vu_ring_info {
 struct vu_info {
     bool client, connected;
     const char *path;
-    const char *state;      /* "listening", "dialling", "connected", "running" */
+    const char *state;      /* "down", "listening", "dialling", "connected", "running" */
     const char *last_error; /* why the last connection ended or the last message was refused */
     pid_t peer_pid;         /* 0 if not connected */
     uint64_t offered, negotiated; /* virtio feature bits */

@@ -46,7 +46,8 @@ struct vu_dev {
     const struct vu_ops *ops;
     void *ctx;
     struct event_base *evbase;
-    int listen_fd; /* -1 in client mode */
+    bool down;     /* vu_dev_set_link(): nobody gets in */
+    int listen_fd; /* -1 in client mode, or while down */
     struct vu_sock_file made;
     struct event *acceptable;
     struct event *timer; /* client: next dial; server: accept again after running out of fds */

@@ -354,6 +354,33 @@ def test_device_down_and_up(lab):
     again.expect(f)
 
 
+def test_link_down(lab):
+    """link=down takes the carrier; with it down from the start it comes later."""
+    net = Net(lab, 3, addresses=False)
+    a, b, c = net.nics()
+    b.send(frame(HOST[1], BROADCAST, 60))
+    a.expect(frame(HOST[1], BROADCAST, 60))
+    c.expect(frame(HOST[1], BROADCAST, 60))
+    assert lab.link(net.ns[1], 'tap1')['operstate'] != 'DOWN'
+    net.sw.ok('port', 'set', 'tap1', 'link=down')
+    wait_for('no carrier', lambda: 'NO-CARRIER' in lab.link(net.ns[1], 'tap1')['flags'])
+    assert net.sw.port('tap1')['state']['link'] == 'down'
+    a.send(frame(HOST[0], BROADCAST, 61))  # passes the port by
+    c.expect(frame(HOST[0], BROADCAST, 61))
+    a.send(frame(HOST[0], HOST[1], 62))
+    wait_for('the drop is counted', lambda: net.sw.drops() == {('tap1', 'link-down'): 1})
+    assert re.search(r'link: .?down', net.sw.ok('show', 'config'))
+    net.sw.ok('port', 'set', 'tap1', 'link=up')
+    wait_for('carrier', lambda: 'NO-CARRIER' not in lab.link(net.ns[1], 'tap1')['flags'])
+    f = frame(HOST[0], HOST[1], 63)
+    a.send(f)
+    b.expect(f)
+    net.sw.ok('port', 'del', 'tap1')
+    net.sw.ok('port', 'add', f'tap1=tap,netns={net.ns[1]},link=down')
+    assert 'NO-CARRIER' in lab.link(net.ns[1], 'tap1')['flags']
+    assert not net.sw.port('tap1')['ready']
+
+
 def test_device_deleted_under_the_switch(lab):
     net = Net(lab, 3, addresses=False)
     a, _, c = net.nics()

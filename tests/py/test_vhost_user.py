@@ -245,6 +245,33 @@ def test_stopping_one_ring_leaves_the_other(net):
     cross(a, b, 3)
 
 
+def test_link_down(net):
+    """`port set vm1 link=down`: the connection ends and nobody gets in until it is up again."""
+    a, b = net.pair()
+    cross(a, b)
+    c = net.nic()
+    net.set(a.name, link='down')
+    assert a.ended()
+    assert net.state(a.name)['state'] == 'down'
+    with pytest.raises(ConnectionRefusedError):
+        Front(net.path(a.name))
+    b.send_frames(frame(a.mac, b.mac, 60))
+    wait_for('drop', lambda: net.drops(a.name) == {'link-down': 1})
+    everybody = frame(b'\xff' * 6, b.mac, 60)
+    b.send_frames(everybody)
+    assert c.recv() == everybody and net.drops(a.name) == {'link-down': 1}
+    net.set(a.name, link='up')
+    again = Nic(net.path(a.name), mac=a.mac)
+    net.nics.append(again)
+    cross(again, b, 3)
+    # and a port that begins that way
+    d = net.port(link='down')
+    assert net.state(d)['state'] == 'down'
+    net.set(d, link='up')
+    net.nics.append(Nic(net.path(d), mac=b'\x52\x54\0\0\2\1'))
+    cross(net.nics[-1], b)
+
+
 @pytest.mark.parametrize('status_first', [True, False])
 def test_stop_and_cont(net, status_first):
     """QEMU 7.2 sends SET_STATUS(0) before it asks for the indices, newer ones after."""

@@ -154,6 +154,10 @@ class Net:
     def pair(self, **how):
         return self.nic(**how), self.nic(**how)
 
+    def set(self, name, **options):
+        for key, value in options.items():
+            self.lab.rpc('port.set', name=name, key=key, value=value)
+
     def state(self, name):
         return self.lab.rpc('ports.list', name=name)['ports'][0]['state']
 

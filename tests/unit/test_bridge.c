@@ -658,6 +658,31 @@ static void test_unplugged(void **state)
     assert_int_equal(took(b), 1);
 }
 
+/* link=down: what is for the port and what it sends is dropped, and that is why. */
+static void test_link_down(void **state)
+{
+    struct port *a = add("a=dummy"), *b = add("b=dummy,link=down"), *c = add("c=dummy");
+
+    say(a, BROADCAST, station(1));
+    assert_int_equal(took(b), 0);
+    assert_int_equal(took(c), 1);
+    assert_int_equal(drops(b, DROP_LINK_DOWN), 0); /* a flood passes it by and is no drop */
+    assert_int_equal(dp_port_set(dp, "b", "link", "up", &err), 0);
+    say(b, station(1), station(2));
+    assert_int_equal(took(a), 1);
+    assert_int_equal(dp_port_set(dp, "b", "link", "down", &err), 0);
+    say(a, station(2), station(1));
+    assert_int_equal(drops(b, DROP_LINK_DOWN), 1);
+    say(b, station(1), station(2));
+    assert_int_equal(drops(b, DROP_LINK_DOWN), 2);
+    assert_int_equal(took(a) + took(b), 0);
+    assert_true(dp_port_set(dp, "b", "link", "sideways", &err) < 0);
+    assert_int_equal(dp_port_set(dp, "b", "link", "up", &err), 0);
+    say(a, station(2), station(1));
+    assert_int_equal(took(b), 1);
+    assert_int_equal(all_drops(a) + all_drops(c), 0);
+}
+
 static void test_alone(void **state)
 {
     struct port *a = add("a=dummy");
@@ -780,6 +805,7 @@ int main(void)
         TEST(test_runt_and_giant),
         TEST(test_receiver_drops),
         TEST(test_unplugged),
+        TEST(test_link_down),
         TEST(test_alone),
         TEST(test_every_frame_is_accounted_for),
         TEST(test_refused),

@@ -102,8 +102,8 @@ static void test_errors(void **state)
         {"ports:\n  vm1:\n    isolatd: yes\n",
          "f.yaml:3:5: unknown key \"isolatd\" for a vhost-user port; did you mean \"isolated\"?"},
         /* the kind stands behind the key, and decides */
-        {"ports:\n  t0:\n    client: /x\n    kind: tap\n",
-         "f.yaml:3:5: unknown key \"client\" for a tap port"},
+        {"ports:\n  t0:\n    any-fs: yes\n    kind: tap\n",
+         "f.yaml:3:5: unknown key \"any-fs\" for a tap port"},
         {"ports:\n  vm1: {kind: vhost-usr}\n",
          "f.yaml:2:15: unknown kind of port \"vhost-usr\"; did you mean \"vhost-user\"?"},
         {"ports:\n  t0: tapp\n",

@@ -1513,6 +1513,78 @@ static void client_mode(void **state)
     assert_int_equal(info(&F).n_connects, 3);
 }
 
+/* The cable is pulled: the connection ends, and nobody gets in until it is back. */
+static void link_down(void **state)
+{
+    struct front *f = &F;
+    struct stat st;
+    struct err e;
+
+    say_all(f);
+    assert_int_equal(vu_dev_set_link(f->dev, true, &e), 0); /* it is up: nothing happens */
+    assert_log("");
+    assert_int_equal(vu_dev_set_link(f->dev, false, &e), 0);
+    assert_string_equal(f->own.log, "stop 0;stop 1;down;");
+    f->own.log[0] = '\0';
+    expect_closed(f);
+    assert_string_equal(info(f).state, "down");
+    assert_string_equal(info(f).last_error, "the link was set down");
+    assert_int_equal(dial_path(f->path), -ECONNREFUSED);
+    assert_int_equal(stat(f->path, &st), 0); /* nobody takes the name meanwhile */
+    assert_int_equal(vu_dev_set_link(f->dev, false, &e), 0);
+    assert_log("");
+    assert_int_equal(vu_dev_set_link(f->dev, true, &e), 0);
+    assert_string_equal(info(f).state, "listening");
+    front_connect(f);
+    say_all(f);
+
+    /* The name was taken after all: that is said, and the link stays down. */
+    assert_int_equal(vu_dev_set_link(f->dev, false, &e), 0);
+    expect_closed(f);
+    int other = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    strcpy(sa.sun_path, f->path);
+    unlink(f->path);
+    assert_int_equal(bind(other, (struct sockaddr *)&sa, sizeof(sa)), 0);
+    assert_int_equal(listen(other, 1), 0);
+    assert_int_equal(vu_dev_set_link(f->dev, true, &e), -EADDRINUSE);
+    assert_string_equal(info(f).state, "down");
+    close(other);
+    assert_int_equal(vu_dev_set_link(f->dev, true, &e), 0); /* stale now */
+    assert_string_equal(info(f).state, "listening");
+
+    /* Removed while down: the file goes too (front_end() finds an empty directory). */
+    assert_int_equal(vu_dev_set_link(f->dev, false, &e), 0);
+}
+
+/* The same for a front-end that listens: it is not dialled. */
+static void link_down_as_client(void **state)
+{
+    struct vu_conf conf = server_conf(&F);
+    struct err e = {0};
+
+    front_leave(&F);
+    vu_dev_destroy(F.dev);
+    F.dev = NULL;
+    conf.client = true;
+    assert_int_equal(vu_dev_create(&F.dev, &conf, &owner_ops, &F.own, F.base, &e), 0);
+    assert_int_equal(vu_dev_set_link(F.dev, false, &e), 0);
+    int l = listen_here(F.path);
+    usleep(BACKOFF_MIN_MS * 2000);
+    pump(&F);
+    assert_int_equal(info(&F).n_connects, 0);
+    assert_string_equal(info(&F).state, "down");
+    assert_int_equal(vu_dev_set_link(F.dev, true, &e), 0);
+    WAIT_FOR(&F, F.own.up);
+    F.s = accept4(l, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    assert_int_equal(vu_dev_set_link(F.dev, false, &e), 0);
+    expect_closed(&F);
+    usleep(BACKOFF_MIN_MS * 2000);
+    pump(&F);
+    assert_int_equal(info(&F).n_connects, 1);
+    close(l);
+}
+
 /* 100 ms, doubling, at most 2 s; and from the start again after a connection that lasted. */
 static void client_backs_off(void **state)
 {
@@ -1813,6 +1885,8 @@ int main(void)
         T(owner_that_is_not_ours_to_give),
         T(random_conversations),
         T(client_mode),
+        T(link_down),
+        T(link_down_as_client),
         T(client_backs_off), /* the last one: it stops the clock */
     };
 
