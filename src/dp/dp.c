@@ -25,6 +25,7 @@
 #include "dp/bridge.h"
 #include "dp/worker.h"
 #include "port/capture.h"
+#include "port/steer.h"
 
 #define AGE_ROUND_S 8 /* the whole table is looked at once in so many seconds */
 #define AGE_DEFAULT 300
@@ -229,6 +230,7 @@ static uint16_t bridge_age(void *arg, uint16_t fid)
 
 void dp_tick(struct dp *dp)
 {
+    steer_set_now((uint16_t)(clock_ns() / 1000000000u));
     mactab_set_now(dp->macs, (uint16_t)((clock_ns() - dp->start_ns) / 1000000000u % 65535));
     mactab_age(dp->macs, bridge_age, dp, mactab_buckets(dp->macs) / AGE_ROUND_S + 1);
 }

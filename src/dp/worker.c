@@ -101,6 +101,7 @@ static uint32_t poll_queue(struct worker *w, const struct view *view, struct rxq
         b->n = 0;
         b->n_spans = 0;
         b->n_loans = 0;
+        b->hashed = false;
         uint32_t n = port_ops_of(q->port)->rx(q, b, &w->ctx);
         if (n) {
             w->bridge->forward(view, w->conf.macs, q->port->id, b, &w->ctx);

@@ -56,6 +56,8 @@ struct batch {
     uint32_t n;               /* packets; pkt[0 .. n) */
     uint32_t n_spans;         /* taken from spans[] */
     uint32_t n_loans;         /* provider's: chains or slots to give back, >= n (dropped ones too) */
+    bool hashed;              /* hash[] is there, see flow_hash_batch(); false when a batch begins */
+    uint32_t hash[PKT_BURST];
     struct pkt pkt[PKT_BURST];
     uint8_t room[PKT_BURST][PKT_HEADROOM + PKT_SNAP + CACHE_LINE] CACHE_ALIGNED;
     struct gspan spans[PKT_MAX_SPANS];

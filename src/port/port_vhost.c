@@ -5,10 +5,15 @@
  * This is the control half: it answers vu_dev's callbacks, builds a struct vq per running ring, hands
  * transmit rings (odd index) to a worker and publishes receive rings (even index) for egress.  The
  * half that moves frames is port_vhost_hot.c; what both know is in port_vhost.h.
+ *
+ * Frames go to a receive ring only once its driver has posted buffers there: some front-ends enable
+ * every ring and keep to themselves how many the guest uses.  A ring that is still empty is looked
+ * at again by a timer.  The first pair is an exception: it is the one that any driver uses.
  */
 #include "port/port.h"
 
 #include <errno.h>
+#include <event2/event.h>
 #include <grp.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -22,6 +27,9 @@
 #include "port/port_vhost.h"
 #include "vhost/vu_backend.h"
 #include "vnet/features.h"
+
+#define LOOK_MIN_MS 50 /* between two looks at rings without buffers; doubles up to */
+#define LOOK_MAX_MS 1000
 
 static struct port_vhost *vhost_of(struct port *p)
 {
@@ -40,9 +48,95 @@ static void port_vhost_disarm(struct rxq *q)
     ring_dev_disarm(RING_SPLIT, &container_of(q, struct vq, rxq)->ring);
 }
 
-static void update_ready(struct port_vhost *pv)
+/* Has the driver ever posted buffers here? */
+static bool look_shown(struct vq *vq)
 {
-    pv->port.env->ready(pv->port.env->ctx, &pv->port, pv->out[0] != NULL);
+    vq->shown |= vq->rxq.queue == 0 ||
+                 read_once(GUEST_PTR(const uint16_t, &vq->ring.avail->idx)) != vq->ring.idx;
+    return vq->shown;
+}
+
+/* The receive rings that run and were shown buffers, into the half that no worker looks at. */
+static const struct out_rings *list_rings(struct port_vhost *pv)
+{
+    struct out_rings *o = &pv->rings_room[pv->rings == &pv->rings_room[0]];
+
+    *o = (struct out_rings){.steer = pv->steer};
+    memset(o->of_pair, NOT_RUNNING, sizeof(o->of_pair));
+    for (unsigned pair = 0; pair < VHOST_PAIRS; pair++) {
+        struct vq *vq = pv->vq[2 * pair];
+
+        if (vq && vq->shown) {
+            o->of_pair[pair] = (uint8_t)o->n;
+            o->ring[o->n++] = vq;
+        }
+    }
+    return o;
+}
+
+/* Guests with one pair are not watched. */
+static void set_learning(struct port_vhost *pv, bool on)
+{
+    for (unsigned i = 1; i < VU_MAX_RINGS; i += 2) {
+        if (pv->vq[i]) {
+            store_release(&pv->vq[i]->steer, on ? pv->steer : NULL);
+        }
+    }
+}
+
+/* The set of receive rings is another one. Barrier: no worker uses the old set when this returns. */
+static void publish_rings(struct port_vhost *pv)
+{
+    const struct port_env *env = pv->port.env;
+    const struct out_rings *o = list_rings(pv);
+
+    store_release(&pv->rings, o);
+    store_release(&pv->out, o->n == 1 ? o->ring[0] : NULL);
+    set_learning(pv, o->n > 1);
+    env->ready(env->ctx, &pv->port, o->n > 0);
+    env->barrier(env->ctx);
+}
+
+static void look_again(struct port_vhost *pv, unsigned ms)
+{
+    struct timeval tv = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+
+    pv->look_ms = ms;
+    event_add(pv->look, &tv);
+}
+
+/* Rings that were empty when they started may have buffers now. */
+static void on_look(evutil_socket_t fd, short what, void *arg)
+{
+    struct port_vhost *pv = arg;
+    bool news = false, again = false;
+
+    for (unsigned i = 0; i < VU_MAX_RINGS; i += 2) {
+        if (pv->vq[i] && !pv->vq[i]->shown) {
+            news |= look_shown(pv->vq[i]);
+            again |= !pv->vq[i]->shown;
+        }
+    }
+    if (news) {
+        publish_rings(pv);
+    }
+    if (again) {
+        look_again(pv, MIN(2 * pv->look_ms, LOOK_MAX_MS));
+    }
+}
+
+/* A receive ring runs. */
+static int add_out(struct port_vhost *pv, struct vq *vq, struct err *e)
+{
+    if (vq->rxq.queue && !pv->steer && !(pv->steer = steer_create())) {
+        return err_set(e, -ENOMEM, "port %s: out of memory", pv->port.name);
+    }
+    if (look_shown(vq)) {
+        publish_rings(pv);
+    } else {
+        look_again(pv, LOOK_MIN_MS);
+    }
+    return 0;
 }
 
 static int on_ring_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, uint64_t features,
@@ -78,35 +172,18 @@ static int on_ring_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, 
     };
     ring_init(&vq->ring, &setup);
     ring_dev_disarm(RING_SPLIT, &vq->ring);
-    if (idx % 2) {
-        int rc = env->attach(env->ctx, &vq->rxq, e);
-        if (rc) {
-            free(vq);
-            return rc;
-        }
-    } else {
-        store_release(&pv->out[idx / 2], vq);
-    }
+    vq->steer = pv->rings->n > 1 ? pv->steer : NULL;
     pv->vq[idx] = vq;
+    int rc = idx % 2 ? env->attach(env->ctx, &vq->rxq, e) : add_out(pv, vq, e);
+    if (rc) {
+        pv->vq[idx] = NULL;
+        free(vq);
+        return rc;
+    }
     if (vq->call_fd >= 0) {
         env->signal(env->ctx, vq->call_fd); /* the driver may have missed one before */
     }
-    update_ready(pv);
     return 0;
-}
-
-/* No worker can reach ring idx when this returns. */
-static void withdraw(struct port_vhost *pv, unsigned idx)
-{
-    const struct port_env *env = pv->port.env;
-
-    if (idx % 2) {
-        env->detach(env->ctx, &pv->vq[idx]->rxq);
-    } else {
-        store_release(&pv->out[idx / 2], (struct vq *)NULL);
-        update_ready(pv);
-        env->barrier(env->ctx);
-    }
 }
 
 static uint16_t on_ring_stop(void *ctx, unsigned idx)
@@ -114,9 +191,13 @@ static uint16_t on_ring_stop(void *ctx, unsigned idx)
     struct port_vhost *pv = ctx;
     struct vq *vq = pv->vq[idx];
 
-    withdraw(pv, idx);
-    uint16_t live = vq->ring.idx;
     pv->vq[idx] = NULL;
+    if (idx % 2) {
+        pv->port.env->detach(pv->port.env->ctx, &vq->rxq);
+    } else {
+        publish_rings(pv);
+    }
+    uint16_t live = vq->ring.idx;
     free(vq);
     return live;
 }
@@ -313,6 +394,8 @@ static const struct port_option_def vhost_options[] = {
     {"rx-offload", "what is sent to the guest at most, of what it takes (default all)",
      .changeable = true, .check = check_offload},
     PORT_OPTION_LINK,
+    {"queues", "queue pairs that a guest may use (default 128)", .type = PORT_NUMBER, .min = 1,
+     .max = VHOST_PAIRS},
     {"any-fs", "yes: accept guest memory on any file system (a page fault there can block)",
      .type = PORT_YES_NO},
     {NULL},
@@ -324,6 +407,19 @@ static int port_vhost_check(const struct port_conf *c, struct err *e)
         return err_set(e, -EINVAL, "client= and path= exclude each other");
     }
     return 0;
+}
+
+static void port_vhost_destroy(struct port *port)
+{
+    struct port_vhost *pv = vhost_of(port);
+
+    vu_dev_destroy(pv->dev);
+    if (pv->look) {
+        event_free(pv->look);
+    }
+    steer_destroy(pv->steer);
+    port_fini(port);
+    free(pv);
 }
 
 static int port_vhost_create(struct port **out, const struct port_conf *c,
@@ -358,12 +454,21 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
     if (group) {
         read_group(group, &v.group);
     }
+    pv->rings = &pv->rings_room[0];
+    pv->look = evtimer_new(env->evbase, on_look, pv);
+    if (!rc && !pv->look) {
+        rc = err_set(e, -ENOMEM, "port %s: out of memory", c->name);
+    }
     if (!rc) {
         pv->mtu_conf = (uint16_t)port_conf_number(c, "mtu", 0);
         pv->rx_offload = offload_conf(c, "rx-offload", OFFLOAD_ALL);
         set_max_len(pv, 0);
         v.features = VNET_FEATURES_OFFERED |
                      offload_features(offload_conf(c, "offload", OFFLOAD_DEFAULT));
+        v.max_rings = 2 * (unsigned)port_conf_number(c, "queues", VHOST_PAIRS);
+        if (v.max_rings == 2) {
+            v.features &= ~VIRTIO_BIT(NET_F_MQ);
+        }
         v.client = client != NULL;
         v.path = client ? client : path ? path : listen_path;
         rc = vu_dev_create(&pv->dev, &v, &vu_callbacks, pv, env->evbase, e);
@@ -373,21 +478,11 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
         vu_dev_set_link(pv->dev, false, NULL);
     }
     if (rc) {
-        port_fini(&pv->port);
-        free(pv);
+        port_vhost_destroy(&pv->port);
         return rc;
     }
     *out = &pv->port;
     return 0;
-}
-
-static void port_vhost_destroy(struct port *port)
-{
-    struct port_vhost *pv = vhost_of(port);
-
-    vu_dev_destroy(pv->dev);
-    port_fini(port);
-    free(pv);
 }
 
 /* The guest may have turned its large receive off, and nothing on the socket says so. */
@@ -451,6 +546,15 @@ static json_t *show_ring(const struct port_vhost *pv, unsigned idx, const struct
                           r->running, "enabled", r->enabled, "broken", r->broken, "polled",
                           r->polled);
 
+    if (r->why) {
+        json_object_set_new(o, "why", json_string(r->why));
+    }
+    if (vq) {
+        json_object_set_new(o, "frames", json_integer((json_int_t)read_once(&vq->frames)));
+    }
+    if (vq && idx % 2 == 0) {
+        json_object_set_new(o, "steered", json_boolean(vq->shown));
+    }
     if (vq && !read_once(&vq->ring.broken)) {
         /* chains that the driver made available and the switch has not used yet */
         uint16_t fill = (uint16_t)(read_once(GUEST_PTR(const uint16_t, &vq->ring.avail->idx)) -

@@ -12,6 +12,7 @@
 #include "base/cpu.h"
 #include "pkt/segment.h"
 #include "port/port.h"
+#include "port/steer.h"
 #include "ring/ring.h"
 #include "vhost/vu_backend.h"
 #include "vnet/vnet_hdr.h"
@@ -28,15 +29,35 @@ struct vq {
     uint32_t lock;  /* receive rings: one writer at a time */
     uint16_t sends; /* transmit rings: offloads that the driver may use (pkt/offload.h) */
     uint16_t takes; /* receive rings: those that may be sent to it; control writes (relaxed) */
+    bool shown;     /* receive rings: the driver posted buffers here; control thread */
     uint64_t due;   /* workers that will look at the driver's wish for a signal; under the lock */
+    uint64_t frames; /* through this ring; written by whoever may touch it, read by anybody */
+    struct steer *steer; /* transmit rings: where to remember who sends what, NULL: one pair runs */
     int call_fd;    /* replaced by the control thread (relaxed); -1: no signals */
 } CACHE_ALIGNED;
+
+#define VHOST_PAIRS (VU_MAX_RINGS / 2)
+#define NOT_RUNNING 0xff
+static_assert(VHOST_PAIRS < NOT_RUNNING, "a pair has another number");
+
+/* The receive rings that frames are spread over. */
+struct out_rings {
+    uint32_t n;
+    const struct steer *steer;
+    struct vq *ring[VHOST_PAIRS];   /* [0 .. n), in the order of their pairs */
+    uint8_t of_pair[VHOST_PAIRS];   /* index into ring[], or NOT_RUNNING */
+};
 
 struct port_vhost {
     struct port port;
     struct vu_dev *dev;
-    struct vq *out[VU_MAX_RINGS / 2]; /* running receive rings; read by workers */
-    struct vq *vq[VU_MAX_RINGS];      /* all running rings; control thread */
+    struct vq *out;                /* the receive ring if just one runs; read by workers */
+    const struct out_rings *rings; /* otherwise these, and always; one of rings_room, RCU */
+    struct vq *vq[VU_MAX_RINGS];   /* all running rings; control thread */
+    struct out_rings rings_room[2]; /* one is published, the other is for the next change */
+    struct steer *steer;           /* made when a second pair runs, kept */
+    struct event *look;            /* pending while a receive ring has not been shown buffers */
+    unsigned look_ms;
     uint16_t mtu_conf;                /* mtu= option, 0 if not given */
     uint16_t rx_offload;              /* rx-offload=: what is sent to the guest at most */
     uint64_t announce;                /* MAC to announce in its name, 0: none. Control sets it, the

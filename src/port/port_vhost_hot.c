@@ -5,6 +5,7 @@
  *   rx   passes over a burst: chains (ring_dev_peek), translate and prefetch, snapshot.  The loan is
  *        the chain; rx_done commits it.
  *   tx   passes over the frames of one call: chains, translate and prefetch, copy, commit.
+ *        With several receive rings the call is cut into one list per ring first.
  *
  * Both have one fast form (a chain of one segment inside one region) written out in the loop and one
  * general form for everything else: rx_general() here, port_vhost_out() in port_vhost_out.c.
@@ -13,6 +14,7 @@
 #include <string.h>
 
 #include "pkt/copy.h"
+#include "pkt/flowhash.h"
 #include "port/port_vhost.h"
 
 static struct port_vhost *vhost_of(struct port *p)
@@ -228,6 +230,17 @@ static COLD uint32_t announce(struct port *port, struct batch *b)
     return b->n;
 }
 
+/* A guest with several pairs: remember on which of them it sends its flows. */
+static NOINLINE void learn_queue(struct steer *s, struct batch *b, uint16_t queue)
+{
+    flow_hash_batch(b);
+    for (uint32_t i = 0; i < b->n; i++) {
+        if (!i || b->hash[i] != b->hash[i - 1]) {
+            steer_learn(s, b->hash[i], (uint8_t)queue);
+        }
+    }
+}
+
 uint32_t HOT(port_vhost_rx)(struct rxq *q, struct batch *b, struct wctx *w)
 {
     struct vq *vq = container_of(q, struct vq, rxq);
@@ -285,6 +298,11 @@ uint32_t HOT(port_vhost_rx)(struct rxq *q, struct batch *b, struct wctx *w)
     }
     b->n = (uint32_t)(p - b->pkt);
     count_rx(q->port, w, b->n, bytes);
+    write_once(&vq->frames, vq->frames + b->n);
+    struct steer *steer = load_acquire(&vq->steer);
+    if (unlikely(steer)) {
+        learn_queue(steer, b, q->queue);
+    }
     return b->n;
 }
 
@@ -432,12 +450,6 @@ static ALWAYS_INLINE struct tx_sum tx_burst(struct port *port, struct vq *vq, st
     return s;
 }
 
-/* VIRTIO_NET_F_MQ is not offered: a driver receives on its first pair. */
-static ALWAYS_INLINE struct vq *out_ring(struct port_vhost *pv)
-{
-    return load_acquire(&pv->out[0]);
-}
-
 /* Frames longer than the port's MTU allows leave the list. */
 static COLD uint32_t drop_long(struct port *port, struct batch *b, const uint8_t *idx, uint32_t n,
                                uint8_t *kept, struct wctx *w)
@@ -453,10 +465,10 @@ static COLD uint32_t drop_long(struct port *port, struct batch *b, const uint8_t
     return k;
 }
 
-void HOT(port_vhost_tx)(struct port *port, struct batch *b, const uint8_t *idx, uint32_t n,
-                        struct wctx *w)
+/* All frames of the list into one ring. */
+static ALWAYS_INLINE void tx_ring(struct port *port, struct vq *vq, struct batch *b,
+                                  const uint8_t *idx, uint32_t n, struct wctx *w)
 {
-    struct vq *vq = out_ring(vhost_of(port));
     struct tx_scratch *t = w->tx_scratch;
     struct ring_burst *rb = &t->rb;
     struct port_counters *count = &port->counters[w->id];
@@ -465,10 +477,6 @@ void HOT(port_vhost_tx)(struct port *port, struct batch *b, const uint8_t *idx, 
     uint32_t max = n;
     bool defer = false;
 
-    if (unlikely(!vq)) {
-        port_count_drop(port, w, read_once(&port->down) ? DROP_LINK_DOWN : DROP_NOT_READY, n);
-        return;
-    }
     if (unlikely(read_once(&port->max_len) < PKT_MAX_LEN)) {
         n = drop_long(port, b, idx, n, kept, w);
         idx = kept;
@@ -487,6 +495,7 @@ void HOT(port_vhost_tx)(struct port *port, struct batch *b, const uint8_t *idx, 
         defer |= publish(vq, rb, s.chains, lens, w);
         write_once(&count->tx_frames, count->tx_frames + s.frames);
         write_once(&count->tx_bytes, count->tx_bytes + s.bytes);
+        write_once(&vq->frames, vq->frames + s.frames);
         w->spent += s.bytes + rb->n_pool * (uint64_t)SEG_COST;
         if (unlikely(s.need_more && !s.chains && max == RING_BURST)) {
             port_count_drop(port, w, DROP_NO_BUFFERS, 1); /* all there is does not hold it */
@@ -503,5 +512,59 @@ void HOT(port_vhost_tx)(struct port *port, struct batch *b, const uint8_t *idx, 
     vq_unlock(vq);
     if (defer) {
         wctx_defer(w, look_at_driver, vq);
+    }
+}
+
+/* The ring on whose pair the guest last sent this flow; else the hash decides. */
+static ALWAYS_INLINE uint8_t ring_of(const struct out_rings *o, uint32_t hash)
+{
+    int pair = o->steer ? steer_find(o->steer, hash) : -1;
+
+    if (pair >= 0 && o->of_pair[pair] != NOT_RUNNING) {
+        return o->of_pair[pair];
+    }
+    return (uint8_t)((uint64_t)hash * o->n >> 32);
+}
+
+/* Not one receive ring: each frame to its flow's, in their order on each ring. */
+static NOINLINE void tx_spread(struct port *port, struct batch *b, const uint8_t *idx, uint32_t n,
+                               struct wctx *w)
+{
+    const struct out_rings *o = load_acquire(&vhost_of(port)->rings);
+    uint8_t to[PKT_BURST], list[PKT_BURST];
+
+    if (!o->n) {
+        port_count_drop(port, w, read_once(&port->down) ? DROP_LINK_DOWN : DROP_NOT_READY, n);
+        return;
+    }
+    flow_hash_batch(b);
+    for (uint32_t i = 0; i < n; i++) {
+        to[i] = ring_of(o, b->hash[idx[i]]);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint8_t ring = to[i];
+        uint32_t k = 0;
+
+        for (uint32_t j = i; ring != NOT_RUNNING && j < n; j++) {
+            if (to[j] == ring) {
+                list[k++] = idx[j];
+                to[j] = NOT_RUNNING; /* done */
+            }
+        }
+        if (k) {
+            tx_ring(port, o->ring[ring], b, list, k, w);
+        }
+    }
+}
+
+void HOT(port_vhost_tx)(struct port *port, struct batch *b, const uint8_t *idx, uint32_t n,
+                        struct wctx *w)
+{
+    struct vq *vq = load_acquire(&vhost_of(port)->out);
+
+    if (likely(vq)) {
+        tx_ring(port, vq, b, idx, n, w);
+    } else {
+        tx_spread(port, b, idx, n, w);
     }
 }

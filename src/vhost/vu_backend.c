@@ -76,7 +76,7 @@ static void disconnect(struct vu_dev *d, const struct err *e)
     gmem_free(d->mem);
     d->mem = NULL;
     d->protocol_features = d->features = 0;
-    d->features_set = d->features_bad = d->told_unshared = false;
+    d->features_set = d->features_bad = d->told_unshared = d->told_rings = false;
     event_del(d->watch);
     d->status = 0;
     d->mtu = 0;
@@ -226,6 +226,7 @@ int vu_dev_create(struct vu_dev **out, const struct vu_conf *conf, const struct 
                          .evbase = evbase,
                          .listen_fd = -1,
                          .backoff_ms = BACKOFF_MIN_MS / 2};
+    d->conf.max_rings = conf->max_rings ? conf->max_rings : VU_MAX_RINGS;
     d->conf.features |= VIRTIO_BIT(F_PROTOCOL_FEATURES);
     d->conf.name = d->name = strdup(conf->name);
     d->conf.path = d->path = strdup(conf->path);

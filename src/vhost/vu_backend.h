@@ -90,6 +90,7 @@ struct vu_conf {
     gid_t group;       /* (gid_t)-1: leave */
     mode_t mode;       /* e.g. 0660 */
     uint64_t features; /* virtio feature bits to offer, see vnet/features.h */
+    unsigned max_rings; /* rings from this index on are not run; 0: VU_MAX_RINGS */
     enum gmem_fs_policy fs;
 };
 

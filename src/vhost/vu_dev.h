@@ -66,6 +66,7 @@ struct vu_dev {
     uint64_t protocol_features;
     uint64_t features;
     bool features_set, features_bad;
+    bool told_rings;    /* that there are more rings than this port may have */
     bool told_unshared; /* that the guest's memory seems not to be shared */
     uint8_t status;
     uint16_t mtu;

@@ -81,7 +81,8 @@ static int on_SET_PROTOCOL_FEATURES(struct vu_dev *d, struct vu_msg *m, struct e
 
 static int on_GET_QUEUE_NUM(struct vu_dev *d, struct vu_msg *m, struct err *e)
 {
-    return reply_u64(d, m, VU_MAX_RINGS);
+    /* QEMU compares it with queue pairs, cloud-hypervisor with rings: so it is rings. */
+    return reply_u64(d, m, d->conf.max_rings);
 }
 
 static int on_SET_OWNER(struct vu_dev *d, struct vu_msg *m, struct err *e)

@@ -59,7 +59,23 @@ static const char *missing(const struct vu_dev *d, const struct vu_ring *r)
            /* Each ring costs the switch a turn: nobody gets more than what was negotiated. */
            : r->idx >= 2 && !(d->features & VIRTIO_BIT(NET_F_MQ))
                ? "not used: VIRTIO_NET_F_MQ was not negotiated"
-               : NULL;
+           : r->idx >= d->conf.max_rings ? "not used: the port has fewer queues (queues=)"
+                                         : NULL;
+}
+
+/* The guest may use queues that nobody will ever look at: GET_QUEUE_NUM could not prevent it. */
+static void tell_too_many(struct vu_dev *d, const struct vu_ring *r)
+{
+    struct err e;
+
+    if (r->idx >= d->conf.max_rings && vu_ring_enabled(d, r) && !d->told_rings) {
+        d->told_rings = true;
+        err_set(&e, -ENOSPC,
+                "ring %u is not run: this port has %u queue pairs; give the front-end as many "
+                "(QEMU: queues=%u), or add the port with queues=N",
+                r->idx, d->conf.max_rings / 2, d->conf.max_rings / 2);
+        vu_dev_refused(d, &e);
+    }
 }
 
 const char *vu_ring_why(const struct vu_dev *d, const struct vu_ring *r)
@@ -179,6 +195,7 @@ int vu_ring_try(struct vu_dev *d, unsigned idx, struct err *e)
         vu_dev_watch(d);
     }
     if (missing(d, r)) {
+        tell_too_many(d, r);
         return 0;
     }
     int rc = start(d, idx, e);

@@ -796,16 +796,24 @@ def test_rings_start_and_stop_all_the_time(lab, mate):
         works(lab, f, mate)
 
 
-def test_every_ring_there_is(lab, mate):
-    """All 256 rings with three eventfds each: only the negotiated pair runs; and gone again."""
-    with lab.attack(), lab.front('evil').start() as f:
+@pytest.mark.parametrize('features, running', [(Front.FEATURES, 2),
+                                               (Front.FEATURES | vu.NET_MQ, 256)])
+def test_every_ring_there_is(lab, mate, features, running):
+    """All 256 rings with three eventfds each, on the same memory: only what was negotiated runs;
+    and gone again."""
+    with lab.attack(), lab.front('evil').start(features) as f:
         more = Ring(f.mem, 2, 8, at=0x80000)
         for i in range(2, 256):
             more.idx = i
             for step in (f.set_num, f.set_base, f.set_addr, f.set_kick, f.set_call, f.set_err,
                          f.enable):
                 step(more)
-        assert sum(r['running'] for r in lab.state()['rings']) == 2
+        assert sum(r['running'] for r in lab.state()['rings']) == running
+        works(lab, f, mate)
+        for i in range(8):  # chains that 127 rings share: each of them gives them back
+            more.offer(i)
+        more.publish()
+        lab.check_neighbours()
         works(lab, f, mate)
         more.close()
 

@@ -32,6 +32,7 @@ ADD_MEM_REG, REM_MEM_REG, SET_STATUS, GET_STATUS = 37, 38, 39, 40
 
 # virtio features
 MRG_RXBUF, INDIRECT, EVENT_IDX, PROTOCOL, VERSION_1 = 1 << 15, 1 << 28, 1 << 29, 1 << 30, 1 << 32
+NET_MQ = 1 << 22
 # protocol features
 MQ, RARP, REPLY_ACK, NET_MTU, P_RESET, MEM_SLOTS, STATUS = (1 << b for b in (0, 2, 3, 4, 13, 15, 16))
 
@@ -472,6 +473,8 @@ class Nic(Front):
     polled   no kick eventfds
     bufs     receive buffers of rx_size bytes; as many as the ring holds if not given
     mem      made to measure if not given: rings, receive buffers, transmit buffers
+    pairs    rings 2k and 2k + 1 are pair k; use(k) says which of them rx and tx stand for
+    active   the first so many pairs are enabled and have buffers
     """
 
     FEATURES = Front.FEATURES | EVENT_IDX
@@ -479,23 +482,40 @@ class Nic(Front):
     SLOTS = 15
 
     def __init__(self, path, order='qemu', features=FEATURES, num=256, base=0, rx_size=2048,
-                 bufs=None, polled=False, mem=None, mac=None):
+                 bufs=None, polled=False, mem=None, mac=None, pairs=1, active=None):
         bufs = num if bufs is None else bufs
         room = (32 * num + 0xffff) & ~0xffff  # of one ring
-        slab = 2 * room
-        end = slab + ((rx_size * bufs + 0xfff) & ~0xfff)
+        slab = 2 * pairs * room
+        self.slab_room = (rx_size * bufs + 0xfff) & ~0xfff
+        end = slab + pairs * self.slab_room
         super().__init__(path, mac, mem or Memory(end + self.SLOT * self.SLOTS), num=1)
         self.rx.close()
         self.tx.close()
-        self.rings = [Ring(self.mem, i, num, base, at=room * i) for i in (0, 1)]
-        self.rx, self.tx = self.rings
-        self.slab, self.features, self.polled = slab, features, polled
+        self.rings = [Ring(self.mem, i, num, base, at=room * i) for i in range(2 * pairs)]
+        self.pairs, self.active = pairs, pairs if active is None else active
+        if pairs > 1:
+            features |= NET_MQ
+        self.slab0, self.features, self.polled = slab, features, polled
+        self.use(0)
         self.tx_at, self.rx_size, self.bufs, self.inbox = end, rx_size, bufs, []
         for r in self.rings:
             r.polite, r.event_idx = True, bool(features & EVENT_IDX)
             r.want_call(False)
-        self.post_rx(rx_size, bufs)
+        for k in reversed(range(self.active)):
+            self.use(k).post_rx(rx_size, bufs)
         self.begin(order)
+
+    def use(self, k):
+        """rx and tx are those of pair k from now on."""
+        self.rx, self.tx = self.rings[2 * k:2 * k + 2]
+        self.slab = self.slab0 + k * self.slab_room
+        return self
+
+    def close(self):
+        self.use(0)
+        for r in self.rings[2:]:
+            r.close()
+        super().close()
 
     tx_slab = property(lambda self: self.tx_at)
 
@@ -524,6 +544,10 @@ class Nic(Front):
             for step in steps:
                 step(r)
 
+    def enable_active(self):
+        for r in self.rings:
+            self.enable(r, int(r.idx < 2 * self.active))
+
     def qemu(self):
         """As recorded with QEMU 7.2."""
         self.acks = False
@@ -538,7 +562,7 @@ class Nic(Front):
             os.close(fd)
             self.set_err(r)
         for _ in range(2):
-            self.each(self.enable)
+            self.enable_active()
         self.qemu_driver()
 
     def qemu_driver(self):
@@ -615,20 +639,30 @@ class Nic(Front):
     # --- frames
 
     def reap(self):
-        for head, _ in self.tx.reap():
-            self.tx.give_back(head)
+        for r in self.rings[1::2]:
+            for head, _ in r.reap():
+                r.give_back(head)
 
     def send_frames(self, *frames, cuts=(), table=None):
         for f in frames:
             def room():
                 self.reap()
-                return (len(self.tx.chains) < (1 if table is not None else self.SLOTS) and
+                return (sum(len(r.chains) for r in self.rings[1::2]) < (1 if table is not None else self.SLOTS) and
                         len(self.tx.free) > (0 if table is not None else len(cuts)))
             wait_for('frames to be taken', room)
             self.transmit(f, cuts, table)
 
     def poll(self):
         self.inbox += self.received()
+
+    def received_by_pair(self):
+        """(pair, frame) of all that has arrived, in the order of each ring."""
+        out = []
+        for k in range(self.pairs):
+            self.use(k)
+            out += [(k, f) for f in self.received()]
+        self.use(0)
+        return out
 
     def recv(self, n=1):
         """The next n frames; one, or a list."""
