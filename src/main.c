@@ -152,12 +152,13 @@ static int cmd_version(int argc, char **argv)
 
 static const struct cli_word commands[] = {
     {"run", "[PORT...]", "run a switch with these ports in the foreground", cmd_run},
-    {"show", "THING [NAME]", "ports, macs, workers, drops, bridges or config of a running switch",
-     cmd_show},
+    {"show", "THING [NAME]",
+     "ports, macs, vlans, workers, drops, bridges or config of a running switch", cmd_show},
     {"why", "PORT", "why frames of a port were dropped", cmd_why},
     {"port", "add|del|set", "change the ports of a running switch", cmd_port},
     {"mac", "add|del|flush", "change its MAC table", cmd_mac},
     {"bridge", "add|set|del", "change its bridges", cmd_bridge},
+    {"vlan", "add|del|show", "change the VLANs of its ports", cmd_vlan},
     {"stop", "", "stop it", cmd_stop},
     {"check", "-c FILE", "check a configuration file", cmd_check},
     {"demo", "", "two virtual machines talk through a switch", cmd_demo},

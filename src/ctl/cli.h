@@ -48,6 +48,7 @@ int cmd_why(int argc, char **argv);
 int cmd_port(int argc, char **argv);
 int cmd_mac(int argc, char **argv);
 int cmd_bridge(int argc, char **argv);
+int cmd_vlan(int argc, char **argv);
 int cmd_stop(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 

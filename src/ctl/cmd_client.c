@@ -29,13 +29,20 @@ static const char mac_usage[] =
     "usage: ringway mac add ADDRESS PORT          a static entry: never ages, never moves\n"
     "       ringway mac del ADDRESS [BRIDGE]      static or learnt (default bridge br0)\n"
     "       ringway mac flush [PORT]              forget learnt addresses\n"
-    "       (all with --rundir DIR)\n";
+    "       (all with vlan N behind, for one VLAN, and with --rundir DIR)\n"
+    "Without vlan, add means the port's VLAN of untagged frames, del and flush mean all VLANs.\n";
 
 static const char bridge_usage[] =
-    "usage: ringway bridge add NAME [age=SECONDS] [forward-reserved=yes|no]\n"
+    "usage: ringway bridge add NAME [KEY=VALUE...]\n"
     "       ringway bridge set NAME KEY=VALUE...\n"
     "       ringway bridge del NAME               it must have no ports\n"
-    "       (all with --rundir DIR)\n";
+    "       (all with --rundir DIR)\n"
+    "Keys:\n"
+    "  age                seconds that a learnt address lives without traffic (300)\n"
+    "  forward-reserved   yes: forward 01:80:c2:00:00:0x too (no)\n"
+    "  vlan-filtering     yes, no, or auto: if one of its ports has VLANs (auto)\n"
+    "  vlan-protocol      802.1Q or 802.1ad: what tags of its ports are (802.1Q)\n"
+    "  vlan-default-pvid  VLAN of ports that name none, untagged; 0: none (1)\n";
 
 /* Call a method of an open switch; the result goes to *result when it is wanted. */
 static int call(struct client *c, const char *method, json_t *params, json_t **result)
@@ -84,7 +91,7 @@ static json_t *port_params(const char *arg)
         cli_usage("%s", e.text);
         return NULL;
     }
-    if (port_conf_check(&p, dp_port_options(), &e)) {
+    if (dp_port_check(&p, &e)) {
         cli_usage("port %s: %s", p.name, e.text);
     } else {
         options = json_object();
@@ -210,10 +217,19 @@ int cmd_port(int argc, char **argv)
 
 /* --- mac ---------------------------------------------------------------------------------- */
 
-static int mac_flush(struct client *c, const char *port)
+/* Add the VLAN that was asked for, if any, to the parameters. */
+static json_t *in_vlan(json_t *params, uint16_t vlan)
 {
-    json_t *r = NULL;
-    int status = call(c, "mac.flush", port ? json_pack("{s:s}", "port", port) : json_object(), &r);
+    if (params && vlan) {
+        json_object_set_new(params, "vlan", json_integer(vlan));
+    }
+    return params;
+}
+
+static int mac_flush(struct client *c, const char *port, uint16_t vlan)
+{
+    json_t *r = NULL, *params = port ? json_pack("{s:s}", "port", port) : json_object();
+    int status = call(c, "mac.flush", in_vlan(params, vlan), &r);
 
     if (!status) {
         printf("%lld learnt addresses forgotten\n",
@@ -221,6 +237,24 @@ static int mac_flush(struct client *c, const char *port)
     }
     json_decref(r);
     return status;
+}
+
+/* Take "vlan N" off the end of the words. False after an error message. */
+static bool take_vlan(struct cli_opts *o, uint16_t *vlan)
+{
+    uint64_t vid;
+
+    *vlan = 0;
+    if (o->n_args < 3 || strcmp(o->args[o->n_args - 2], "vlan")) {
+        return true;
+    }
+    if (!text_number(o->args[o->n_args - 1], 10, VLAN_VID_MAX, &vid) || !vid) {
+        cli_usage("\"%s\" is not a VLAN from 1 to %d", o->args[o->n_args - 1], VLAN_VID_MAX);
+        return false;
+    }
+    *vlan = (uint16_t)vid;
+    o->n_args -= 2;
+    return true;
 }
 
 int cmd_mac(int argc, char **argv)
@@ -236,10 +270,14 @@ int cmd_mac(int argc, char **argv)
     struct cli_opts o;
     struct client c;
     uint8_t mac[6];
+    uint16_t vlan;
     int status = cli_options(&o, argc, argv, 0, mac_usage);
 
     if (status >= 0) {
         return status;
+    }
+    if (!take_vlan(&o, &vlan)) {
+        return CLI_USAGE;
     }
     if (o.n_args < 1) {
         return cli_usage("mac what? add, del or flush");
@@ -264,12 +302,15 @@ int cmd_mac(int argc, char **argv)
         return status;
     }
     if (w == &verbs[0]) {
-        status = call(&c, "mac.add", json_pack("{s:s, s:s}", "mac", arg[0], "port", arg[1]), NULL);
+        json_t *params = json_pack("{s:s, s:s}", "mac", arg[0], "port", arg[1]);
+
+        status = call(&c, "mac.add", in_vlan(params, vlan), NULL);
     } else if (w == &verbs[1]) {
-        status =
-            call(&c, "mac.del", json_pack("{s:s, s:s?}", "mac", arg[0], "bridge", arg[1]), NULL);
+        json_t *params = json_pack("{s:s, s:s?}", "mac", arg[0], "bridge", arg[1]);
+
+        status = call(&c, "mac.del", in_vlan(params, vlan), NULL);
     } else {
-        status = mac_flush(&c, arg[0]);
+        status = mac_flush(&c, arg[0], vlan);
     }
     client_close(&c);
     return status;
@@ -283,26 +324,24 @@ static json_t *bridge_params(int n, char **args)
     json_t *params = json_pack("{s:s}", "name", args[0]);
 
     for (int i = 1; params && i < n; i++) {
-        char *end;
+        struct bridge_conf scratch = {0};
+        struct err e = {0};
+        char *eq = strchr(args[i], '=');
+        bool bad = !eq;
 
-        if (!strncmp(args[i], "age=", 4)) {
-            long v = strtol(args[i] + 4, &end, 10);
-
-            if (end != args[i] + 4 && !*end) {
-                json_object_set_new(params, "age", json_integer(v));
-                continue;
-            }
-        } else if (!strncmp(args[i], "forward-reserved=", 17)) {
-            int v = conf_read_bool(args[i] + 17);
-
-            if (v >= 0) {
-                json_object_set_new(params, "forward_reserved", json_boolean(v));
-                continue;
-            }
+        if (eq) {
+            *eq = 0;
+            bad = conf_bridge_key(&scratch, args[i], eq + 1, &e);
         }
-        cli_usage("\"%s\" is neither age=SECONDS nor forward-reserved=yes|no", args[i]);
-        json_decref(params);
-        return NULL;
+        if (bad) {
+            cli_usage(eq ? "%s" : "\"%s\" is not KEY=VALUE", eq ? e.text : args[i]);
+            json_decref(params);
+            return NULL;
+        }
+        for (char *p = args[i]; *p; p++) { /* members of parameters have '_' */
+            *p = *p == '-' ? '_' : *p;
+        }
+        json_object_set_new(params, args[i], json_string(eq + 1));
     }
     return params;
 }

@@ -14,11 +14,12 @@
 #include "ctl/table.h"
 
 static const char usage[] =
-    "usage: ringway show ports|macs|workers|drops|bridges|config [NAME] [--json] [--watch]\n"
-    "                    [--rundir DIR]\n"
+    "usage: ringway show ports|macs|vlans|workers|drops|bridges|config [NAME] [--json]\n"
+    "                    [--watch] [--rundir DIR]\n"
     "\n"
     "  ports [PORT]     state and rates; with PORT also features, queues and drops\n"
     "  macs [PORT]      which address is behind which port\n"
+    "  vlans [PORT]     which VLANs each port is a member of\n"
     "  workers [ID]     load of each worker and the queues it polls\n"
     "  drops [PORT]     frames that did not arrive: why, and whose fault it was\n"
     "  bridges [NAME]   bridges and their settings\n"
@@ -342,7 +343,7 @@ static int get_macs(struct client *c, const char *name, json_t **out, struct err
 
 static void print_macs(FILE *f, const json_t *r, const char *name)
 {
-    static const char *const head[] = {"ADDRESS", "BRIDGE", "PORT", "-AGE"};
+    static const char *const head[] = {"ADDRESS", "BRIDGE", "-VLAN", "PORT", "-AGE"};
     struct table t;
     size_t i;
     json_t *m;
@@ -351,6 +352,11 @@ static void print_macs(FILE *f, const json_t *r, const char *name)
     json_array_foreach (json_object_get(r, "macs"), i, m) {
         table_add(&t, "%s", str(m, "mac"));
         table_add(&t, "%s", str(m, "bridge"));
+        if (integer(m, "vlan")) {
+            table_add(&t, "%lld", integer(m, "vlan"));
+        } else {
+            table_add(&t, "-");
+        }
         table_add(&t, "%s", str(m, "port"));
         if (json_is_true(json_object_get(m, "static"))) {
             table_add(&t, "static");
@@ -360,6 +366,52 @@ static void print_macs(FILE *f, const json_t *r, const char *name)
     }
     table_print(&t, f);
     fprintf(f, "%lld of %lld entries used\n", integer(r, "total"), integer(r, "size"));
+}
+
+static int get_vlans(struct client *c, const char *name, json_t **out, struct err *e)
+{
+    return client_call(c, "vlans.list", by_name("port", name), out, e);
+}
+
+/* "PVID Egress Untagged": the flags as bridge(8) prints them. */
+static const char *vlan_flags(const json_t *v)
+{
+    bool pvid = json_is_true(json_object_get(v, "pvid"));
+
+    if (json_is_true(json_object_get(v, "untagged"))) {
+        return pvid ? "PVID Egress Untagged" : "Egress Untagged";
+    }
+    return pvid ? "PVID" : "";
+}
+
+static void print_vlans(FILE *f, const json_t *r, const char *name)
+{
+    static const char *const head[] = {"PORT", "BRIDGE", "PROTOCOL", "VLAN", "FLAGS"};
+    struct table t;
+    size_t i, k;
+    json_t *p, *v;
+
+    table_init(&t, ARRAY_SIZE(head), head);
+    json_array_foreach (json_object_get(r, "ports"), i, p) {
+        const json_t *list = json_object_get(p, "vlans");
+        bool filters = json_is_true(json_object_get(p, "filtering"));
+
+        for (k = 0; k < MAX(json_array_size(list), 1u); k++) {
+            v = json_array_get(list, k);
+            table_add(&t, "%s", k ? "" : str(p, "port"));
+            table_add(&t, "%s", k ? "" : str(p, "bridge"));
+            table_add(&t, "%s", k ? "" : filters ? str(p, "protocol") : "-");
+            if (!v) {
+                table_add(&t, filters ? "none" : "any");
+            } else if (json_object_get(v, "vlan_end")) {
+                table_add(&t, "%lld-%lld", integer(v, "vlan"), integer(v, "vlan_end"));
+            } else {
+                table_add(&t, "%lld", integer(v, "vlan"));
+            }
+            table_add(&t, "%s", v ? vlan_flags(v) : filters ? "" : "(its bridge does not filter)");
+        }
+    }
+    table_print(&t, f);
 }
 
 static int get_workers(struct client *c, const char *name, json_t **out, struct err *e)
@@ -430,7 +482,8 @@ static int get_bridges(struct client *c, const char *name, json_t **out, struct 
 
 static void print_bridges(FILE *f, const json_t *r, const char *name)
 {
-    static const char *const head[] = {"BRIDGE", "-PORTS", "-AGE", "FORWARD-RESERVED"};
+    static const char *const head[] = {"BRIDGE",         "-PORTS",        "-AGE",         "FORWARD-RESERVED",
+                                       "VLAN-FILTERING", "VLAN-PROTOCOL", "-DEFAULT-PVID"};
     struct table t;
     size_t i;
     json_t *b;
@@ -441,6 +494,12 @@ static void print_bridges(FILE *f, const json_t *r, const char *name)
         table_add(&t, "%lld", integer(b, "ports"));
         table_add(&t, "%llds", integer(b, "age"));
         table_add(&t, "%s", json_is_true(json_object_get(b, "forward_reserved")) ? "yes" : "no");
+        table_add(&t, "%s%s", str(b, "vlan_filtering"),
+                  strcmp(str(b, "vlan_filtering"), "auto")           ? ""
+                  : json_is_true(json_object_get(b, "filters_vlans")) ? " (on)"
+                                                                     : " (off)");
+        table_add(&t, "%s", str(b, "vlan_protocol"));
+        table_add(&t, "%lld", integer(b, "vlan_default_pvid"));
     }
     table_print(&t, f);
 }
@@ -478,13 +537,15 @@ struct thing {
 };
 
 static const struct cli_word words[] = {
-    {"ports", NULL, NULL, NULL}, {"macs", NULL, NULL, NULL},    {"workers", NULL, NULL, NULL},
-    {"drops", NULL, NULL, NULL}, {"bridges", NULL, NULL, NULL}, {"config", NULL, NULL, NULL},
+    {"ports", NULL, NULL, NULL},  {"macs", NULL, NULL, NULL},   {"workers", NULL, NULL, NULL},
+    {"drops", NULL, NULL, NULL},  {"bridges", NULL, NULL, NULL}, {"config", NULL, NULL, NULL},
+    {"vlans", NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL},
 };
 static const struct thing things[] = {
     {get_ports, print_ports}, {get_macs, print_macs},       {get_workers, print_workers},
     {get_drops, print_drops}, {get_bridges, print_bridges}, {get_config, print_config},
+    {get_vlans, print_vlans},
 };
 static_assert(ARRAY_SIZE(things) + 1 == ARRAY_SIZE(words), "one thing per word");
 
@@ -555,7 +616,7 @@ int cmd_show(int argc, char **argv)
         return status;
     }
     if (o.n_args < 1 || o.n_args > 2) {
-        return cli_usage("show what? ports, macs, workers, drops, bridges or config [NAME]");
+        return cli_usage("show what? ports, macs, vlans, workers, drops, bridges or config [NAME]");
     }
     w = cli_find(words, o.args[0], "thing to show");
     return w ? show(&things[w - words], o.n_args > 1 ? o.args[1] : NULL, &o) : CLI_USAGE;

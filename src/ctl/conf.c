@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/nearest.h"
 #include "base/text.h"
 
 void conf_init(struct conf *c)
@@ -158,6 +159,61 @@ int conf_add_port(struct conf *c, struct port_conf *p, struct err *e)
     return 0;
 }
 
+const char *const conf_bridge_keys[] = {"age",           "forward-reserved",  "vlan-filtering",
+                                        "vlan-protocol", "vlan-default-pvid", NULL};
+
+const char *conf_vlan_filtering(enum vlan_filtering f)
+{
+    return f == VLAN_FILTERING_YES ? "yes" : f == VLAN_FILTERING_NO ? "no" : "auto";
+}
+
+int conf_bridge_key(struct bridge_conf *b, const char *key, const char *value, struct err *e)
+{
+    int yes = conf_read_bool(value);
+    uint64_t n;
+
+    if (!strcmp(key, "age")) {
+        if (!text_number(value, 10, 65000, &n) || !n) {
+            return err_set(e, -EINVAL, "age \"%.40s\" is not a number of seconds from 1 to 65000",
+                           value);
+        }
+        b->age = (unsigned)n;
+    } else if (!strcmp(key, "forward-reserved")) {
+        if (yes < 0) {
+            return err_set(e, -EINVAL, "forward-reserved \"%.40s\" is neither yes nor no", value);
+        }
+        b->forward_reserved = yes;
+    } else if (!strcmp(key, "vlan-filtering")) {
+        if (yes < 0 && strcmp(value, "auto")) {
+            return err_set(e, -EINVAL, "vlan-filtering \"%.40s\" is none of yes, no, auto", value);
+        }
+        b->vlan_filtering = yes < 0 ? VLAN_FILTERING_AUTO
+                            : yes   ? VLAN_FILTERING_YES
+                                    : VLAN_FILTERING_NO;
+    } else if (!strcmp(key, "vlan-protocol")) {
+        uint16_t tpid = vlan_proto_parse(value);
+
+        if (!tpid) {
+            return err_set(e, -EINVAL, "vlan-protocol \"%.40s\" is neither 802.1Q nor 802.1ad",
+                           value);
+        }
+        b->vlan_protocol = tpid;
+    } else if (!strcmp(key, "vlan-default-pvid")) {
+        if (!text_number(value, 10, VLAN_VID_MAX, &n)) {
+            return err_set(e, -EINVAL, "vlan-default-pvid \"%.40s\" is not a number from 0 to %d",
+                           value, VLAN_VID_MAX);
+        }
+        b->vlan_default_pvid = (uint16_t)n;
+    } else {
+        size_t known = ARRAY_SIZE(conf_bridge_keys) - 1;
+        const char *near = nearest(key, conf_bridge_keys, known);
+
+        return err_set(e, -EINVAL, "unknown key \"%.40s\" for a bridge%s%s%s", key,
+                       near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+    }
+    return 0;
+}
+
 static int at_line(const struct conf *c, unsigned line, struct err *e)
 {
     return line && c->file ? err_prefix(e, "%s:%u", c->file, line) : e->code;
@@ -176,7 +232,7 @@ int conf_apply(const struct conf *c, struct dp *dp, struct err *e)
         }
     }
     for (unsigned i = 0; i < c->n_macs; i++) {
-        if (dp_mac_add(dp, c->mac[i].port, c->mac[i].mac, e)) {
+        if (dp_mac_add(dp, c->mac[i].port, c->mac[i].mac, c->mac[i].vlan, e)) {
             return at_line(c, c->mac[i].line, e);
         }
     }

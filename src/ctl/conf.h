@@ -9,12 +9,14 @@
  *   log-level: info
  *   rundir: /run/ringway
  *   bridges:
- *     br0: {age: 300, forward-reserved: no}
+ *     br0: {age: 300, forward-reserved: no, vlan-filtering: auto}
  *   ports:
  *     vm1:                  # a vhost-user socket RUNDIR/vm1.sock
- *     tap0: {kind: tap, mtu: 1500, bridge: br0}
+ *     vm2: {vlan: 10}
+ *     tap0: {kind: tap, mtu: 1500, bridge: br0, trunk: [10-20, 30], native: 5}
  *   macs:
  *     - {mac: "52:54:00:00:00:01", port: vm1}
+ *     - {mac: "52:54:00:00:00:02", port: tap0, vlan: 30}
  *
  * An error names FILE:LINE:COLUMN and the nearest valid key.  Control thread only.
  */
@@ -27,14 +29,15 @@
 #include "port/port.h"
 
 #define CONF_FILE_MAX     (1024 * 1024) /* bytes; a bound, not a plan */
+#define CONF_LIST_MAX     (16 * 1024)   /* characters of a list in it */
 #define CONF_POLL_US      50
 #define CONF_POLL_US_MAX  1000000
 #define CONF_MAC_SIZE_MAX (1u << 26)
-#define CONF_AGE          300
 
 struct conf_mac {
     char port[PORT_NAME_MAX + 1];
     uint8_t mac[6];
+    uint16_t vlan; /* 0: not said */
     unsigned line;
 };
 
@@ -71,6 +74,12 @@ int conf_set_poll_us(struct conf *c, const char *text, struct err *e);
 
 /* Create the bridges, ports and static addresses in dp. Errors say which line they come from. */
 int conf_apply(const struct conf *c, struct dp *dp, struct err *e);
+
+/* One key of a bridge, with the words of the file. The sentence begins with the key. */
+int conf_bridge_key(struct bridge_conf *b, const char *key, const char *value, struct err *e);
+const char *conf_vlan_filtering(enum vlan_filtering f);
+/* The keys that there are; ends with NULL. */
+extern const char *const conf_bridge_keys[];
 
 /* "yes", "true", "on", "1" ...; -1 if it is none of them. */
 int conf_read_bool(const char *text);

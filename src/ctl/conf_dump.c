@@ -39,9 +39,13 @@ static json_t *bridges_of(const struct dp *dp)
     json_t *o = json_object();
 
     for (unsigned i = 0; i < n; i++) {
-        json_object_set_new(o, b[i].name,
-                            json_pack("{s:i, s:b}", "age", (int)b[i].age, "forward-reserved",
-                                      (int)b[i].forward_reserved));
+        json_object_set_new(
+            o, b[i].name,
+            json_pack("{s:i, s:b, s:s, s:s, s:i}", "age", (int)b[i].age, "forward-reserved",
+                      (int)b[i].forward_reserved, "vlan-filtering",
+                      conf_vlan_filtering(b[i].vlan_filtering), "vlan-protocol",
+                      vlan_proto_name(b[i].vlan_protocol), "vlan-default-pvid",
+                      (int)b[i].vlan_default_pvid));
     }
     return o;
 }
@@ -73,6 +77,7 @@ static json_t *port_of(const struct dp *dp, const struct port *p)
 }
 
 struct macs_arg {
+    const struct dp *dp;
     json_t *list;
     struct port **port;
     unsigned n_ports;
@@ -83,6 +88,7 @@ static void add_static(void *arg, const struct mac_entry *m)
     struct macs_arg *a = arg;
     char text[18];
     uint8_t mac[6];
+    uint16_t vlan = 0;
 
     if (!m->is_static) {
         return;
@@ -93,8 +99,13 @@ static void add_static(void *arg, const struct mac_entry *m)
     for (unsigned i = 0; i < a->n_ports; i++) {
         if (a->port[i]->id == m->port) {
             text_write_mac(text, mac);
-            json_array_append_new(a->list,
-                                  json_pack("{s:s, s:s}", "mac", text, "port", a->port[i]->name));
+            dp_fid_bridge(a->dp, (uint16_t)(m->key >> 48), &vlan);
+            json_t *o = json_pack("{s:s, s:s}", "mac", text, "port", a->port[i]->name);
+
+            if (vlan) {
+                json_object_set_new(o, "vlan", json_integer(vlan));
+            }
+            json_array_append_new(a->list, o);
         }
     }
 }
@@ -104,7 +115,7 @@ json_t *conf_from_dp(const struct dp *dp, const struct conf *boot)
     static struct port *port[PORT_MAX];
     unsigned n = dp_ports(dp, port, PORT_MAX);
     json_t *o = json_object(), *ports = json_object();
-    struct macs_arg macs = {json_array(), port, n};
+    struct macs_arg macs = {dp, json_array(), port, n};
 
     put_workers(o, dp);
     json_object_set_new(o, "mac-size", json_integer(boot->mac_size));

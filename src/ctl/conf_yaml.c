@@ -166,48 +166,47 @@ static void *grow(struct reader *r, void *array, unsigned *n, size_t size, unsig
 
 /* --- bridges: ---------------------------------------------------------------------------- */
 
-static int bridge_age(struct reader *r, const yaml_node_t *n, void *obj)
+static int bridge_key(struct reader *r, const yaml_node_t *n, void *obj, const char *key)
 {
-    struct bridge_conf *b = obj;
-    const char *text = text_of(r, n, "age");
-    char *end;
+    const char *text = text_of(r, n, key);
 
     if (!text) {
         return -EINVAL;
     }
+    return conf_bridge_key(obj, key, text, r->e) ? fail_at(r, n->start_mark) : 0;
+}
 
-    unsigned long v = strtoul(text, &end, 10);
-
-    if (*text < '0' || *text > '9' || *end || v == 0 || v > 65000) {
-        return fail(r, n->start_mark, -EINVAL,
-                    "age \"%s\" is not a number of seconds from 1 to 65000", text);
-    }
-    b->age = (unsigned)v;
-    return 0;
+static int bridge_age(struct reader *r, const yaml_node_t *n, void *obj)
+{
+    return bridge_key(r, n, obj, "age");
 }
 
 static int bridge_forward_reserved(struct reader *r, const yaml_node_t *n, void *obj)
 {
-    struct bridge_conf *b = obj;
-    const char *text = text_of(r, n, "forward-reserved");
+    return bridge_key(r, n, obj, "forward-reserved");
+}
 
-    if (!text) {
-        return -EINVAL;
-    }
+static int bridge_vlan_filtering(struct reader *r, const yaml_node_t *n, void *obj)
+{
+    return bridge_key(r, n, obj, "vlan-filtering");
+}
 
-    int v = conf_read_bool(text);
+static int bridge_vlan_protocol(struct reader *r, const yaml_node_t *n, void *obj)
+{
+    return bridge_key(r, n, obj, "vlan-protocol");
+}
 
-    if (v < 0) {
-        return fail(r, n->start_mark, -EINVAL, "forward-reserved \"%s\" is neither yes nor no",
-                    text);
-    }
-    b->forward_reserved = v;
-    return 0;
+static int bridge_vlan_default_pvid(struct reader *r, const yaml_node_t *n, void *obj)
+{
+    return bridge_key(r, n, obj, "vlan-default-pvid");
 }
 
 static const struct key_def bridge_keys[] = {
     {"age", bridge_age},
     {"forward-reserved", bridge_forward_reserved},
+    {"vlan-filtering", bridge_vlan_filtering},
+    {"vlan-protocol", bridge_vlan_protocol},
+    {"vlan-default-pvid", bridge_vlan_default_pvid},
     {NULL, NULL},
 };
 
@@ -255,8 +254,8 @@ static int read_bridges(struct reader *r, const yaml_node_t *n, void *obj)
         if (!b) {
             return -ENOMEM;
         }
+        *b = (struct bridge_conf){BRIDGE_CONF_DEFAULTS};
         snprintf(b->name, sizeof(b->name), "%s", name);
-        b->age = CONF_AGE;
         b->line = (unsigned)k->start_mark.line + 1;
         if (!is_null(v) && read_map(r, v, bridge_keys, b, "a bridge")) {
             return -EINVAL;
@@ -283,18 +282,44 @@ static const char *port_value(const yaml_node_t *n, const char *text)
     return text;
 }
 
+/* [10-20, 30] is what people write for 10-20+30. NULL after an error. */
+static const char *join(struct reader *r, const yaml_node_t *n, const char *key, char *out,
+                        size_t size)
+{
+    size_t used = 0;
+
+    out[0] = 0;
+    for (yaml_node_item_t *i = n->data.sequence.items.start; i < n->data.sequence.items.top; i++) {
+        const char *text = text_of(r, node(r, *i), key);
+
+        if (!text) {
+            return NULL;
+        }
+        used += (size_t)snprintf(out + used, size - used, "%s%s", used ? "+" : "", text);
+        if (used >= size) {
+            fail(r, n->start_mark, -E2BIG, "%s is a list of more than %zu characters", key, size);
+            return NULL;
+        }
+    }
+    return used ? out : "none";
+}
+
 /* The keys of a port depend on its kind, which may stand behind them. */
 static int read_port_options(struct reader *r, const yaml_node_t *n, struct port_conf *p)
 {
     for (yaml_node_pair_t *o = n->data.mapping.pairs.start; o < n->data.mapping.pairs.top; o++) {
         const yaml_node_t *k = node(r, o->key), *v = node(r, o->value);
         const char *key = text_of(r, k, "a key");
-        const char *value = key ? text_of(r, v, key) : NULL;
+        char list[CONF_LIST_MAX];
+        const char *value = !key                                                        ? NULL
+                            : v->type == YAML_SEQUENCE_NODE && vlan_key_list(key)
+                                ? join(r, v, key, list, sizeof(list))
+                                : text_of(r, v, key);
 
         if (!value) {
             return -EINVAL;
         }
-        if (is_null(v)) {
+        if (v->type == YAML_SCALAR_NODE && is_null(v)) {
             return fail(r, k->start_mark, -EINVAL, "key \"%s\" needs a value", key);
         }
         if (!strcmp(key, "kind") ? p->kind != NULL : port_conf_get(p, key) != NULL) {
@@ -306,14 +331,14 @@ static int read_port_options(struct reader *r, const yaml_node_t *n, struct port
             if (!p->kind) {
                 return err_set(r->e, -ENOMEM, "out of memory");
             }
-        } else if (port_conf_set(p, key, port_value(v, value))) {
+        } else if (port_conf_set(p, key, value == list ? value : port_value(v, value))) {
             return err_set(r->e, -ENOMEM, "out of memory");
         }
     }
     return 0;
 }
 
-/* Where the word stands that port_conf_check() complains about. */
+/* Where the word stands that dp_port_check() complains about. */
 static yaml_mark_t bad_word_mark(struct reader *r, const yaml_node_t *n, const struct port_conf *p)
 {
     const struct port_ops *ops = port_kind(p->kind, NULL);
@@ -370,7 +395,7 @@ static int read_port(struct reader *r, const yaml_node_t *k, const yaml_node_t *
     if (!p->name || !p->kind) {
         return err_set(r->e, -ENOMEM, "out of memory");
     }
-    if (port_conf_check(p, dp_port_options(), r->e)) {
+    if (dp_port_check(p, r->e)) {
         return fail_at(r, v->type == YAML_MAPPING_NODE ? bad_word_mark(r, v, p) : v->start_mark);
     }
     return 0;
@@ -432,9 +457,27 @@ static int mac_port(struct reader *r, const yaml_node_t *n, void *obj)
     return 0;
 }
 
+static int mac_vlan(struct reader *r, const yaml_node_t *n, void *obj)
+{
+    struct conf_mac *m = obj;
+    const char *text = text_of(r, n, "vlan");
+    uint64_t vid;
+
+    if (!text) {
+        return -EINVAL;
+    }
+    if (!text_number(text, 10, VLAN_VID_MAX, &vid) || !vid) {
+        return fail(r, n->start_mark, -EINVAL, "vlan \"%.40s\" is not a number from 1 to %d", text,
+                    VLAN_VID_MAX);
+    }
+    m->vlan = (uint16_t)vid;
+    return 0;
+}
+
 static const struct key_def mac_keys[] = {
     {"mac", mac_address},
     {"port", mac_port},
+    {"vlan", mac_vlan},
     {NULL, NULL},
 };
 

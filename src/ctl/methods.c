@@ -36,6 +36,13 @@ static int want_string(const json_t *params, const char *key, bool required, con
     return 0;
 }
 
+/* Another function said what is wrong with its value. */
+static int bad_params(struct err *e, const char *key)
+{
+    err_prefix(e, "parameter \"%s\"", key);
+    return e->code = CTL_BAD_PARAMS;
+}
+
 static int want_mac(const json_t *params, uint8_t mac[6], struct err *e)
 {
     const char *text;
@@ -63,6 +70,16 @@ static int want_number(const json_t *params, const char *key, json_int_t min, js
     }
     *out = json_integer_value(v);
     return 0;
+}
+
+/* An optional VLAN; 0 when it is left out. */
+static int want_vlan(const json_t *params, uint16_t *out, struct err *e)
+{
+    json_int_t vid = 0;
+    int rc = want_number(params, "vlan", 1, VLAN_VID_MAX, &vid, e);
+
+    *out = (uint16_t)vid;
+    return rc;
 }
 
 /* A port that must exist, or NULL in *out when the optional parameter is left out. */
@@ -305,6 +322,7 @@ static int drops_list(struct ctl *c, const json_t *params, json_t **result, stru
 struct mac_walk {
     const struct dp *dp;
     const char *bridge;         /* NULL: all */
+    uint16_t vlan;              /* 0: all */
     const struct port *only;    /* NULL: all */
     const char *name[PORT_MAX]; /* of each port number, NULL: none */
     json_int_t skip, seen;
@@ -314,13 +332,14 @@ struct mac_walk {
 static void mac_visit(void *arg, const struct mac_entry *m)
 {
     struct mac_walk *w = arg;
-    const char *bridge = dp_fid_bridge(w->dp, (uint16_t)(m->key >> 48));
+    uint16_t vlan;
+    const char *bridge = dp_fid_bridge(w->dp, (uint16_t)(m->key >> 48), &vlan);
     const char *port = m->port < PORT_MAX ? w->name[m->port] : NULL;
     uint8_t mac[6];
     char text[18];
 
     if (!bridge || !port || (w->only && w->only->id != m->port) ||
-        (w->bridge && strcmp(w->bridge, bridge))) {
+        (w->bridge && strcmp(w->bridge, bridge)) || (w->vlan && w->vlan != vlan)) {
         return;
     }
     if (w->seen++ < w->skip || json_array_size(w->list) == CTL_MACS_PER_REPLY) {
@@ -331,8 +350,9 @@ static void mac_visit(void *arg, const struct mac_entry *m)
     }
     text_write_mac(text, mac);
     json_array_append_new(w->list,
-                          json_pack("{s:s, s:s, s:s, s:b, s:i}", "mac", text, "bridge", bridge,
-                                    "port", port, "static", (int)m->is_static, "age", (int)m->age));
+                          json_pack("{s:s, s:s, s:o, s:s, s:b, s:i}", "mac", text, "bridge", bridge,
+                                    "vlan", vlan ? json_integer(vlan) : json_null(), "port", port,
+                                    "static", (int)m->is_static, "age", (int)m->age));
 }
 
 /* A page of the table: it may hold millions, and one answer must stay small. */
@@ -347,6 +367,9 @@ static int macs_list(struct ctl *c, const json_t *params, json_t **result, struc
     rc = want_port(c, params, "port", false, &only, e);
     if (!rc) {
         rc = want_string(params, "bridge", false, &w.bridge, e);
+    }
+    if (!rc) {
+        rc = want_vlan(params, &w.vlan, e);
     }
     if (!rc) {
         rc = want_number(params, "from", 0, UINT32_MAX, &w.skip, e);
@@ -375,38 +398,50 @@ static int macs_list(struct ctl *c, const json_t *params, json_t **result, struc
 static int mac_add(struct ctl *c, const json_t *params, json_t **result, struct err *e)
 {
     uint8_t mac[6];
+    uint16_t vlan;
     struct port *p;
     int rc = want_mac(params, mac, e);
 
     if (!rc) {
         rc = want_port(c, params, "port", true, &p, e);
     }
-    return rc ? rc : dp_mac_add(c->dp, p->name, mac, e);
+    if (!rc) {
+        rc = want_vlan(params, &vlan, e);
+    }
+    return rc ? rc : dp_mac_add(c->dp, p->name, mac, vlan, e);
 }
 
 static int mac_del(struct ctl *c, const json_t *params, json_t **result, struct err *e)
 {
     const char *bridge;
     uint8_t mac[6];
+    uint16_t vlan;
     int rc = want_mac(params, mac, e);
 
     if (!rc) {
         rc = want_string(params, "bridge", false, &bridge, e);
     }
-    return rc ? rc : dp_mac_del(c->dp, bridge ? bridge : BRIDGE_DEFAULT, mac, e);
+    if (!rc) {
+        rc = want_vlan(params, &vlan, e);
+    }
+    return rc ? rc : dp_mac_del(c->dp, bridge ? bridge : BRIDGE_DEFAULT, mac, vlan, e);
 }
 
 static int mac_flush(struct ctl *c, const json_t *params, json_t **result, struct err *e)
 {
     const char *bridge;
     struct port *p;
+    uint16_t vlan;
     int rc = want_port(c, params, "port", false, &p, e);
 
     if (!rc) {
         rc = want_string(params, "bridge", false, &bridge, e);
     }
     if (!rc) {
-        rc = dp_mac_flush(c->dp, bridge, p ? p->name : NULL, e);
+        rc = want_vlan(params, &vlan, e);
+    }
+    if (!rc) {
+        rc = dp_mac_flush(c->dp, bridge, p ? p->name : NULL, vlan, e);
     }
     if (rc < 0) {
         return rc;
@@ -445,22 +480,53 @@ static int bridge_list(struct ctl *c, const json_t *params, json_t **result, str
     json_t *list = json_array();
 
     for (unsigned i = 0; i < n; i++) {
-        json_array_append_new(list, json_pack("{s:s, s:i, s:b, s:i}", "name", b[i].name, "age",
-                                              (int)b[i].age, "forward_reserved",
-                                              (int)b[i].forward_reserved, "ports",
-                                              (int)ports_in(c, b[i].name)));
+        json_array_append_new(
+            list, json_pack("{s:s, s:i, s:b, s:i, s:s, s:b, s:s, s:i}", "name", b[i].name, "age",
+                            (int)b[i].age, "forward_reserved", (int)b[i].forward_reserved, "ports",
+                            (int)ports_in(c, b[i].name), "vlan_filtering",
+                            conf_vlan_filtering(b[i].vlan_filtering), "filters_vlans",
+                            (int)dp_bridge_filters(c->dp, b[i].name), "vlan_protocol",
+                            vlan_proto_name(b[i].vlan_protocol), "vlan_default_pvid",
+                            (int)b[i].vlan_default_pvid));
     }
     *result = json_pack("{s:o}", "bridges", list);
     return 0;
 }
 
+/* One parameter of bridge.set: the member's name is the key's, with '_' for '-'. */
+static int bridge_member(struct bridge_conf *b, const char *key, const json_t *params,
+                         struct err *e)
+{
+    char member[32], number[24];
+    const char *text = number;
+
+    snprintf(member, sizeof(member), "%s", key);
+    for (char *p = member; *p; p++) {
+        *p = *p == '-' ? '_' : *p;
+    }
+    const json_t *v = json_object_get(params, member);
+    if (!v || json_is_null(v)) {
+        return 0;
+    }
+    if (json_is_integer(v)) {
+        snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(v));
+    } else if (json_is_boolean(v)) {
+        text = json_is_true(v) ? "yes" : "no";
+    } else {
+        text = json_string_value(v);
+    }
+    if (!text) {
+        return err_set(e, CTL_BAD_PARAMS,
+                       "parameter \"%s\" must be a number, a boolean or a string", member);
+    }
+    return conf_bridge_key(b, key, text, e) ? bad_params(e, member) : 0;
+}
+
 /* Creates or changes: members that are left out keep their value (or the default). */
 static int bridge_set(struct ctl *c, const json_t *params, json_t **result, struct err *e)
 {
-    const json_t *fwd = json_object_get(params, "forward_reserved");
-    struct bridge_conf conf = {.age = CONF_AGE};
+    struct bridge_conf conf = {BRIDGE_CONF_DEFAULTS};
     const struct bridge_conf *b;
-    json_int_t age;
     const char *name;
     int rc = want_string(params, "name", true, &name, e);
 
@@ -476,19 +542,10 @@ static int bridge_set(struct ctl *c, const json_t *params, json_t **result, stru
         }
     }
     snprintf(conf.name, sizeof(conf.name), "%s", name);
-    age = conf.age;
-    rc = want_number(params, "age", 1, 65000, &age, e);
-    if (rc) {
-        return rc;
+    for (const char *const *k = conf_bridge_keys; *k && !rc; k++) {
+        rc = bridge_member(&conf, *k, params, e);
     }
-    conf.age = (unsigned)age;
-    if (fwd && !json_is_boolean(fwd)) {
-        return err_set(e, CTL_BAD_PARAMS, "parameter \"forward_reserved\" must be true or false");
-    }
-    if (fwd) {
-        conf.forward_reserved = json_is_true(fwd);
-    }
-    return dp_bridge_set(c->dp, &conf, e);
+    return rc ? rc : dp_bridge_set(c->dp, &conf, e);
 }
 
 static int bridge_del(struct ctl *c, const json_t *params, json_t **result, struct err *e)
@@ -497,6 +554,119 @@ static int bridge_del(struct ctl *c, const json_t *params, json_t **result, stru
     int rc = want_string(params, "name", true, &name, e);
 
     return rc ? rc : dp_bridge_del(c->dp, name, e);
+}
+
+/* --- VLANs -------------------------------------------------------------------------------- */
+
+/* VLANs in a row with the same flags are one entry, as bridge(8) shows them. */
+static json_t *vlans_json(const struct vlan_conf *v)
+{
+    json_t *list = json_array();
+
+    for (uint16_t from = vlan_set_next(&v->member, 1); from;) {
+        bool untagged = vlan_set_has(&v->untagged, from), pvid = from == v->pvid;
+        uint16_t to = from;
+
+        while (!pvid && vlan_set_has(&v->member, to + 1) && to + 1 != v->pvid &&
+               vlan_set_has(&v->untagged, to + 1) == untagged) {
+            to++;
+        }
+        json_t *o = json_pack("{s:i}", "vlan", (int)from);
+
+        if (to > from) {
+            json_object_set_new(o, "vlan_end", json_integer(to));
+        }
+        json_object_set_new(o, "pvid", json_boolean(pvid));
+        json_object_set_new(o, "untagged", json_boolean(untagged));
+        json_array_append_new(list, o);
+        from = vlan_set_next(&v->member, to + 1);
+    }
+    return list;
+}
+
+static int vlans_list(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    struct port **p;
+    unsigned n;
+    int rc = select_ports(c, params, "port", &p, &n, e);
+
+    if (rc) {
+        return rc;
+    }
+
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < n; i++) {
+        struct vlan_conf v;
+        bool filters = dp_vlan_get(c->dp, p[i], &v);
+
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s, s:b, s:s, s:o}", "port", p[i]->name, "bridge",
+                                        dp_port_bridge(c->dp, p[i]), "filtering", (int)filters,
+                                        "protocol", vlan_proto_name(v.protocol), "vlans",
+                                        filters ? vlans_json(&v) : json_array()));
+    }
+    *result = json_pack("{s:o}", "ports", list);
+    return 0;
+}
+
+/* VLANs as a number or as a list in a string. */
+static int want_vids(const json_t *params, struct vlan_set *out, struct err *e)
+{
+    const json_t *v = json_object_get(params, "vid");
+    char number[24];
+    const char *text = json_string_value(v);
+
+    if (json_is_integer(v)) {
+        snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(v));
+        text = number;
+    }
+    if (!text) {
+        return err_set(e, CTL_BAD_PARAMS,
+                       "parameter \"vid\" must be a number or a list like \"10-20+30\"");
+    }
+    return vlan_set_parse(out, text, e) ? bad_params(e, "vid") : 0;
+}
+
+static int want_flag(const json_t *params, const char *key, bool *out, struct err *e)
+{
+    const json_t *v = json_object_get(params, key);
+
+    *out = json_is_true(v);
+    return !v || json_is_boolean(v) ? 0
+                                    : err_set(e, CTL_BAD_PARAMS,
+                                              "parameter \"%s\" must be true or false", key);
+}
+
+static int vlan_add(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    bool pvid, untagged;
+    struct vlan_set vids;
+    struct port *p;
+    int rc = want_port(c, params, "port", true, &p, e);
+
+    if (!rc) {
+        rc = want_vids(params, &vids, e);
+    }
+    if (!rc) {
+        rc = want_flag(params, "pvid", &pvid, e);
+    }
+    if (!rc) {
+        rc = want_flag(params, "untagged", &untagged, e);
+    }
+    return rc ? rc : dp_vlan_add(c->dp, p->name, &vids, pvid, untagged, e);
+}
+
+static int vlan_del(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    struct vlan_set vids;
+    struct port *p;
+    int rc = want_port(c, params, "port", true, &p, e);
+
+    if (!rc) {
+        rc = want_vids(params, &vids, e);
+    }
+    return rc ? rc : dp_vlan_del(c->dp, p->name, &vids, e);
 }
 
 /* --- the switch --------------------------------------------------------------------------- */
@@ -578,13 +748,19 @@ const struct ctl_method ctl_methods[] = {
     {"port.del", PARAMS("name"), port_del},
     {"port.set", PARAMS("name", "key", "value"), port_set},
     {"drops.list", PARAMS("port"), drops_list},
-    {"macs.list", PARAMS("port", "bridge", "from"), macs_list},
-    {"mac.add", PARAMS("mac", "port"), mac_add},
-    {"mac.del", PARAMS("mac", "bridge"), mac_del},
-    {"mac.flush", PARAMS("port", "bridge"), mac_flush},
+    {"macs.list", PARAMS("port", "bridge", "vlan", "from"), macs_list},
+    {"mac.add", PARAMS("mac", "port", "vlan"), mac_add},
+    {"mac.del", PARAMS("mac", "bridge", "vlan"), mac_del},
+    {"mac.flush", PARAMS("port", "bridge", "vlan"), mac_flush},
     {"bridges.list", PARAMS(), bridge_list},
-    {"bridge.set", PARAMS("name", "age", "forward_reserved"), bridge_set},
+    {"bridge.set",
+     PARAMS("name", "age", "forward_reserved", "vlan_filtering", "vlan_protocol",
+            "vlan_default_pvid"),
+     bridge_set},
     {"bridge.del", PARAMS("name"), bridge_del},
+    {"vlans.list", PARAMS("port"), vlans_list},
+    {"vlan.add", PARAMS("port", "vid", "pvid", "untagged"), vlan_add},
+    {"vlan.del", PARAMS("port", "vid"), vlan_del},
     {"workers.list", PARAMS(), workers_list},
     {"config.get", PARAMS(), config_get},
     {"version", PARAMS(), version},

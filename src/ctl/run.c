@@ -36,7 +36,7 @@ static const char usage[] =
 static void print_keys(FILE *f, const struct port_option_def *o)
 {
     for (; o && o->key; o++) {
-        fprintf(f, "  %-12s %c %s\n", o->key, o->changeable ? '*' : ' ', o->help);
+        fprintf(f, "  %-13s %c %s\n", o->key, o->changeable ? '*' : ' ', o->help);
     }
 }
 
@@ -151,7 +151,7 @@ static int add_port(struct conf *conf, const char *arg, struct err *e)
                      "\"%.80s\" is not a name for a port: up to %d letters, digits, '.', '_' and "
                      "'-', the first a letter or digit",
                      p.name, PORT_NAME_MAX);
-    } else if (port_conf_check(&p, dp_port_options(), e)) {
+    } else if (dp_port_check(&p, e)) {
         rc = err_prefix(e, "port %s", p.name);
     } else {
         rc = conf_add_port(conf, &p, e);

@@ -8,12 +8,17 @@
  *
  * Frames of one batch to one port are never reordered, floods included: if a batch has a flow to
  * flood, each member's list is made of what is for it and what is for all.
+ *
+ * Where the bridge filters VLANs (dp/vlan_hot.h), pass 1 comes after the classification of each
+ * frame, a flow is in one VLAN, and frames get or lose their tag just before tx.  The passes are
+ * the same source, instantiated twice: vb is a constant NULL where nothing is filtered.
  */
 #include "dp/bridge.h"
 
 #include <string.h>
 
 #include "dp/mactab_hot.h"
+#include "dp/vlan_hot.h"
 
 #define MAC_MASK 0xffffffffffffull
 #define MAC_MULTICAST 1u /* lowest bit of the first byte, in our byte order */
@@ -53,7 +58,8 @@ static ALWAYS_INLINE bool is_reserved(uint64_t mac)
 }
 
 static ALWAYS_INLINE uint32_t collect_flows(const struct mactab *macs, const struct batch *b,
-                                            uint64_t fid, struct flow *flow)
+                                            uint64_t fid, const struct vlan_batch *vb,
+                                            struct flow *flow)
 {
     uint64_t front = 0, back = 0; /* bytes 0-7 and 4-11 of the frame before */
     uint32_t n = 0;
@@ -62,7 +68,7 @@ static ALWAYS_INLINE uint32_t collect_flows(const struct mactab *macs, const str
         const uint8_t *d = b->pkt[i].data;
         uint64_t f = load_64(d), k = load_64(d + 4);
 
-        if (((f ^ front) | (k ^ back)) == 0 && n) {
+        if (((f ^ front) | (k ^ back)) == 0 && n && (!vb || vlan_same(vb, i, i - 1))) {
             flow[n - 1].n++;
             continue;
         }
@@ -70,6 +76,9 @@ static ALWAYS_INLINE uint32_t collect_flows(const struct mactab *macs, const str
 
         front = f;
         back = k;
+        if (vb) {
+            fid = (uint64_t)vb->fid[i] << 48;
+        }
         fl->dst = (f & MAC_MASK) | fid;
         fl->src = (load_64(d + 6) & MAC_MASK) | fid;
         fl->dst_hash = mac_hash(macs, fl->dst);
@@ -89,8 +98,15 @@ static ALWAYS_INLINE uint16_t drop(struct flow *f, enum drop why)
     return EGRESS_DROP;
 }
 
+/* Is this port in the flow's VLAN? */
+static ALWAYS_INLINE bool takes(const struct view_port *out, const struct vlan_batch *vb,
+                                const struct flow *f)
+{
+    return !vb || (out->vlan && vlan_set_has(&out->vlan->member, vlan_vid(vb, f->first)));
+}
+
 static ALWAYS_INLINE uint16_t decide(const struct view *v, struct mactab *macs, uint16_t from,
-                                     struct flow *f)
+                                     const struct vlan_batch *vb, struct flow *f)
 {
     const struct view_port *in = &v->port[from];
 
@@ -100,12 +116,15 @@ static ALWAYS_INLINE uint16_t decide(const struct view *v, struct mactab *macs, 
     if (unlikely(is_reserved(f->dst & MAC_MASK)) && !in->bridge->forward_reserved) {
         return drop(f, DROP_RESERVED);
     }
+    if (vb && unlikely(!vb->fid[f->first])) {
+        return drop(f, (enum drop)vb->why[f->first]);
+    }
     mactab_learn(macs, f->src, f->src_hash, from);
     if (f->dst & MAC_MULTICAST) {
         return EGRESS_FLOOD;
     }
     uint16_t to = mactab_find(macs, f->dst, f->dst_hash).port;
-    if (unlikely(to == MACTAB_MISS || !v->port[to].port)) {
+    if (unlikely(to == MACTAB_MISS || !v->port[to].port || !takes(&v->port[to], vb, f))) {
         return EGRESS_FLOOD;
     }
     if (unlikely(to == from)) {
@@ -117,14 +136,17 @@ static ALWAYS_INLINE uint16_t decide(const struct view *v, struct mactab *macs, 
     return to;
 }
 
-/* List the frames of all flows whose verdict is `to`, and those for all if the port takes them. */
-static ALWAYS_INLINE uint32_t pick(struct flow *flow, uint32_t n_flows, uint16_t to, bool floods,
+/* List the frames of all flows whose verdict is `to`, and those for all that port `floods` (NULL:
+ * none) takes. */
+static ALWAYS_INLINE uint32_t pick(struct flow *flow, uint32_t n_flows, uint16_t to,
+                                   const struct view_port *floods, const struct vlan_batch *vb,
                                    uint8_t *idx)
 {
     uint32_t n = 0;
 
     for (uint32_t k = 0; k < n_flows; k++) {
-        if (flow[k].egress == to || (floods && flow[k].egress == EGRESS_FLOOD)) {
+        if (flow[k].egress == to ||
+            (floods && flow[k].egress == EGRESS_FLOOD && takes(floods, vb, &flow[k]))) {
             flow[k].done = true;
             for (uint32_t i = 0; i < flow[k].n; i++) {
                 idx[n++] = (uint8_t)(flow[k].first + i);
@@ -134,12 +156,21 @@ static ALWAYS_INLINE uint32_t pick(struct flow *flow, uint32_t n_flows, uint16_t
     return n;
 }
 
+static ALWAYS_INLINE void send_to(const struct view_port *out, struct batch *b, const uint8_t *idx,
+                                  uint32_t n, struct vlan_batch *vb, struct wctx *w)
+{
+    if (vb) {
+        vlan_dress(out->vlan, b, idx, n, vb);
+    }
+    port_ops_of(out->port)->tx(out->port, b, idx, n, w);
+}
+
 static COLD void dispatch_flood(const struct view *v, uint16_t from, struct flow *flow,
-                                uint32_t n_flows, struct batch *b, struct wctx *w)
+                                uint32_t n_flows, struct batch *b, struct vlan_batch *vb,
+                                struct wctx *w)
 {
     const struct view_port *in = &v->port[from];
     uint8_t idx[PKT_BURST];
-    bool anybody = false;
 
     for (uint16_t m = 0; m < in->bridge->n; m++) {
         uint16_t id = in->bridge->member[m];
@@ -149,22 +180,26 @@ static COLD void dispatch_flood(const struct view *v, uint16_t from, struct flow
             continue;
         }
         bool floods = read_once(&out->port->ready) && !(in->isolated && out->isolated);
-        uint32_t n = pick(flow, n_flows, id, floods, idx);
+        uint32_t n = pick(flow, n_flows, id, floods ? out : NULL, vb, idx);
 
         if (n) {
-            port_ops_of(out->port)->tx(out->port, b, idx, n, w);
+            send_to(out, b, idx, n, vb, w);
         }
-        anybody |= floods;
     }
-    if (!anybody) {
-        uint32_t n = pick(flow, n_flows, EGRESS_FLOOD, false, idx);
-
-        port_drop_frames(in->port, w, DROP_NO_PORTS, b, idx, n);
+    uint32_t lost = 0; /* nobody wanted them */
+    for (uint32_t k = 0; k < n_flows; k++) {
+        for (uint32_t i = 0; flow[k].egress == EGRESS_FLOOD && !flow[k].done && i < flow[k].n; i++) {
+            idx[lost++] = (uint8_t)(flow[k].first + i);
+        }
+    }
+    if (lost) {
+        port_drop_frames(in->port, w, vb ? DROP_VLAN_NO_PORTS : DROP_NO_PORTS, b, idx, lost);
     }
 }
 
 static ALWAYS_INLINE void dispatch_unicast(const struct view *v, struct flow *flow,
-                                           uint32_t n_flows, struct batch *b, struct wctx *w)
+                                           uint32_t n_flows, struct batch *b,
+                                           struct vlan_batch *vb, struct wctx *w)
 {
     uint8_t idx[PKT_BURST];
 
@@ -174,30 +209,30 @@ static ALWAYS_INLINE void dispatch_unicast(const struct view *v, struct flow *fl
         if (f->done || unlikely(f->egress == EGRESS_DROP)) {
             continue;
         }
-        struct port *out = v->port[f->egress].port;
+        const struct view_port *out = &v->port[f->egress];
 
         if (likely(f->n == b->n)) { /* the whole batch is one flow */
-            port_ops_of(out)->tx(out, b, all_frames, b->n, w);
+            send_to(out, b, all_frames, b->n, vb, w);
         } else {
-            uint32_t n = pick(flow, n_flows, f->egress, false, idx);
+            uint32_t n = pick(flow, n_flows, f->egress, NULL, vb, idx);
 
-            port_ops_of(out)->tx(out, b, idx, n, w);
+            send_to(out, b, idx, n, vb, w);
         }
     }
 }
 
-static void forward(const struct view *v, struct mactab *macs, uint16_t from, struct batch *b,
-                    struct wctx *w)
+static ALWAYS_INLINE void forward_batch(const struct view *v, struct mactab *macs, uint16_t from,
+                                        struct batch *b, struct vlan_batch *vb, struct wctx *w)
 {
     struct flow flow[PKT_BURST];
     uint64_t fid = (uint64_t)v->port[from].bridge->fid << 48;
-    uint32_t n = collect_flows(macs, b, fid, flow);
+    uint32_t n = collect_flows(macs, b, fid, vb, flow);
     bool floods = false;
 
     for (uint32_t k = 0; k < n; k++) {
         struct flow *f = &flow[k];
 
-        f->egress = decide(v, macs, from, f);
+        f->egress = decide(v, macs, from, vb, f);
         floods |= f->egress == EGRESS_FLOOD;
         if (unlikely(f->egress == EGRESS_DROP)) {
             port_drop_frames(v->port[from].port, w, (enum drop)f->why, b, &all_frames[f->first],
@@ -205,9 +240,28 @@ static void forward(const struct view *v, struct mactab *macs, uint16_t from, st
         }
     }
     if (unlikely(floods)) {
-        dispatch_flood(v, from, flow, n, b, w);
+        dispatch_flood(v, from, flow, n, b, vb, w);
     } else {
-        dispatch_unicast(v, flow, n, b, w);
+        dispatch_unicast(v, flow, n, b, vb, w);
+    }
+}
+
+static NOINLINE void forward_vlans(const struct view *v, struct mactab *macs, uint16_t from,
+                                   struct batch *b, struct wctx *w)
+{
+    struct vlan_batch vb;
+
+    vlan_classify(v->port[from].vlan, b, &vb);
+    forward_batch(v, macs, from, b, &vb, w);
+}
+
+static void forward(const struct view *v, struct mactab *macs, uint16_t from, struct batch *b,
+                    struct wctx *w)
+{
+    if (unlikely(v->port[from].vlan)) {
+        forward_vlans(v, macs, from, b, w);
+    } else {
+        forward_batch(v, macs, from, b, NULL, w);
     }
 }
 

@@ -17,16 +17,18 @@
 #include "port/port.h"
 
 struct view_bridge;
+struct view_vlan;
 
 /* A port as the bridge sees it. */
 struct view_port {
     struct port *port; /* NULL: no such port */
     const struct view_bridge *bridge;
+    const struct view_vlan *vlan; /* NULL: its bridge does not filter VLANs (dp/vlan_hot.h) */
     bool isolated;     /* exchanges frames with ports that are not isolated only */
 };
 
 struct view_bridge {
-    uint16_t fid; /* 16 bits of every MAC key; never 0 */
+    uint16_t fid; /* 16 bits of every MAC key, unless it filters VLANs; never 0 */
     bool forward_reserved;
     uint16_t n;       /* members */
     uint16_t *member; /* port ids */
@@ -35,6 +37,7 @@ struct view_bridge {
 struct view {
     struct view_bridge bridge[BRIDGE_MAX];
     struct view_port port[PORT_MAX];
+    struct view_vlan *vlans; /* of all ports that have any */
 };
 
 /* Decide on all frames of b, which came from port id `from`, and send them. */

@@ -8,7 +8,7 @@
  * A port is taken away in this order, so that nobody ever meets a dead one: out of the view, barrier,
  * its addresses forgotten, its queues detached (barrier), destroyed, and only then its number reused.
  */
-#include "dp/dp.h"
+#include "dp/dp_int.h"
 
 #include <errno.h>
 #include <event2/event.h>
@@ -22,45 +22,13 @@
 #include "base/evsignal.h"
 #include "base/log.h"
 #include "base/nearest.h"
-#include "dp/bridge.h"
+#include "dp/vlan_hot.h"
 #include "dp/worker.h"
 #include "port/capture.h"
 #include "port/steer.h"
 
 #define AGE_ROUND_S 8 /* the whole table is looked at once in so many seconds */
-#define AGE_DEFAULT 300
 #define POLL_US_DEFAULT 50
-
-struct dp_bridge {
-    struct bridge_conf conf;
-    uint16_t fid; /* 0: free slot */
-    unsigned n_ports;
-};
-
-struct dp_port {
-    struct port *port; /* NULL: free slot */
-    struct dp_bridge *bridge;
-    bool isolated;
-    uint64_t order; /* of adding */
-};
-
-struct dp {
-    struct port_env env;
-    char *rundir;
-    struct view *view; /* RCU: what the workers see */
-    struct mactab *macs;
-    struct dp_port port[PORT_MAX];
-    struct dp_bridge bridge[BRIDGE_MAX];
-    struct worker *worker[WORKER_MAX];
-    unsigned n_workers;
-    bool no_threads;
-    uint64_t n_added;
-    uint64_t start_ns;
-    struct evsignal *signal;
-    int postfd; /* workers wake the control thread with it */
-    struct event *post_event, *tick_event;
-    uint64_t posted[PORT_MAX / 64]; /* ports whose event callback is due */
-};
 
 /* ---- the view ---------------------------------------------------------------------------------- */
 
@@ -68,6 +36,9 @@ static void view_free(struct view *v)
 {
     for (unsigned i = 0; v && i < BRIDGE_MAX; i++) {
         free(v->bridge[i].member);
+    }
+    if (v) {
+        free(v->vlans);
     }
     free(v);
 }
@@ -97,14 +68,18 @@ static struct view *view_build(const struct dp *dp)
             struct view_bridge *b = &v->bridge[p->bridge - dp->bridge];
 
             b->member[b->n++] = (uint16_t)id;
-            v->port[id] = (struct view_port){p->port, b, p->isolated};
+            v->port[id] = (struct view_port){
+                .port = p->port, .bridge = b, .isolated = p->isolated};
         }
+    }
+    if (v && dp_view_vlans(dp, v)) {
+        view_free(v);
+        return NULL;
     }
     return v;
 }
 
-/* Have the workers see the present state; when this returns they have forgotten the old one. */
-static int rebuild(struct dp *dp, struct err *e)
+int dp_rebuild(struct dp *dp, struct err *e)
 {
     struct view *fresh = view_build(dp), *old = dp->view;
 
@@ -162,9 +137,11 @@ static void env_learn(void *ctx, struct port *p, const uint8_t mac[6])
     struct dp *dp = ctx;
 
     if (p->id != PORT_NONE) {
-        uint64_t key = mac_key(mac, dp->port[p->id].bridge->fid);
+        uint16_t fid = dp_untagged_fid(dp, p->id);
 
-        mactab_seen(dp->macs, key, p->id);
+        if (fid) {
+            mactab_seen(dp->macs, mac_key(mac, fid), p->id);
+        }
     }
 }
 
@@ -224,8 +201,9 @@ struct mactab *dp_mactab(const struct dp *dp)
 static uint16_t bridge_age(void *arg, uint16_t fid)
 {
     const struct dp *dp = arg;
+    const struct dp_bridge *b = dp_bridge_of_fid(dp, fid, NULL);
 
-    return fid <= BRIDGE_MAX ? (uint16_t)dp->bridge[fid - 1].conf.age : 0;
+    return b ? (uint16_t)b->conf.age : 0;
 }
 
 void dp_tick(struct dp *dp)
@@ -244,7 +222,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 
 /* ---- bridges ----------------------------------------------------------------------------------- */
 
-static struct dp_bridge *bridge_find(const struct dp *dp, const char *name)
+struct dp_bridge *dp_bridge_find(const struct dp *dp, const char *name)
 {
     for (unsigned i = 0; i < BRIDGE_MAX; i++) {
         if (dp->bridge[i].fid && !strcmp(dp->bridge[i].conf.name, name)) {
@@ -256,7 +234,7 @@ static struct dp_bridge *bridge_find(const struct dp *dp, const char *name)
 
 int dp_bridge_set(struct dp *dp, const struct bridge_conf *c, struct err *e)
 {
-    struct dp_bridge *b = bridge_find(dp, c->name);
+    struct dp_bridge *b = dp_bridge_find(dp, c->name);
 
     if (!c->name[0]) {
         return err_set(e, -EINVAL, "a bridge needs a name");
@@ -267,21 +245,27 @@ int dp_bridge_set(struct dp *dp, const struct bridge_conf *c, struct err *e)
     for (unsigned i = 0; !b && i < BRIDGE_MAX; i++) {
         if (!dp->bridge[i].fid) {
             b = &dp->bridge[i];
-            b->fid = (uint16_t)(i + 1);
-            b->n_ports = 0;
+            *b = (struct dp_bridge){.fid = (uint16_t)(i + 1)};
         }
     }
     if (!b) {
         return err_set(e, -ENOSPC, "no room for bridge %s: there are %d already", c->name,
                        BRIDGE_MAX);
     }
+    struct bridge_conf before = b->conf;
+
     b->conf = *c;
-    return rebuild(dp, e);
+    int rc = dp_vlans_update(dp, b, true, e);
+    if (rc) {
+        b->conf = before;
+        b->fid = before.name[0] ? b->fid : 0; /* it is none yet */
+    }
+    return rc;
 }
 
 int dp_bridge_del(struct dp *dp, const char *name, struct err *e)
 {
-    struct dp_bridge *b = bridge_find(dp, name);
+    struct dp_bridge *b = dp_bridge_find(dp, name);
 
     if (!b) {
         return err_set(e, -ENOENT, "there is no bridge '%.63s'", name);
@@ -290,8 +274,11 @@ int dp_bridge_del(struct dp *dp, const char *name, struct err *e)
         return err_set(e, -EBUSY, "bridge %s still has %u ports; delete them first", name,
                        b->n_ports);
     }
-    b->fid = 0;
-    return rebuild(dp, e);
+    b->fid = 0; /* it has no ports, so no VLANs with members either */
+    int rc = dp_rebuild(dp, e);
+    free(b->vlan_fid);
+    b->vlan_fid = NULL;
+    return rc;
 }
 
 unsigned dp_bridge_list(const struct dp *dp, struct bridge_conf *out, unsigned max)
@@ -306,12 +293,6 @@ unsigned dp_bridge_list(const struct dp *dp, struct bridge_conf *out, unsigned m
     return n;
 }
 
-const char *dp_fid_bridge(const struct dp *dp, uint16_t fid)
-{
-    return fid && fid <= BRIDGE_MAX && dp->bridge[fid - 1].fid ? dp->bridge[fid - 1].conf.name
-                                                               : NULL;
-}
-
 /* ---- ports ------------------------------------------------------------------------------------- */
 
 /* Keys of a port that are the bridge's business. */
@@ -321,12 +302,34 @@ static const struct port_option_def bridge_keys[] = {
      .type = PORT_YES_NO},
     {"mac-limit", "addresses that may be learnt behind the port (default: half of the table)",
      .changeable = true, .type = PORT_NUMBER, .max = UINT32_MAX},
+    {"vlan", "access port: the VLAN of its untagged frames", .changeable = true,
+     .type = PORT_NUMBER, .max = VLAN_VID_MAX},
+    {"trunk", "VLANs that it carries tagged, as 10 or 10-20+30", .changeable = true,
+     .check = vlan_check_trunk},
+    {"native", "VLAN of its untagged frames beside those of trunk=", .changeable = true,
+     .type = PORT_NUMBER, .max = VLAN_VID_MAX},
+    {"qinq", "802.1ad VLAN of all its frames, those with 802.1Q tags included",
+     .changeable = true, .type = PORT_NUMBER, .max = VLAN_VID_MAX},
+    {"pvid", "VLAN of untagged frames from it, where native= does not say it", .changeable = true,
+     .type = PORT_NUMBER, .max = VLAN_VID_MAX},
+    {"untagged", "VLANs that leave through it untagged, as 10 or 10-20+30", .changeable = true,
+     .check = vlan_check_untagged},
+    {"vlan-protocol", "of its tags (default: what its bridge says)", .changeable = true,
+     .type = PORT_WORD, .words = VLAN_PROTO_WORDS},
     {NULL},
 };
 
 const struct port_option_def *dp_port_options(void)
 {
     return bridge_keys;
+}
+
+int dp_port_check(const struct port_conf *c, struct err *e)
+{
+    struct vlan_conf v;
+    int rc = port_conf_check(c, bridge_keys, e);
+
+    return rc ? rc : vlan_conf_read(&v, c, e);
 }
 
 static bool is_bridge_key(const char *key)
@@ -357,8 +360,7 @@ struct port *dp_port(const struct dp *dp, const char *name)
     return NULL;
 }
 
-/* The named port, or an error that names the nearest one there is. */
-static struct port *find_port(const struct dp *dp, const char *name, struct err *e)
+struct port *dp_find_port(const struct dp *dp, const char *name, struct err *e)
 {
     struct port *p = dp_port(dp, name), *all[PORT_MAX];
     const char *names[PORT_MAX];
@@ -413,8 +415,8 @@ bool dp_port_isolated(const struct dp *dp, const struct port *p)
 
 static struct dp_bridge *bridge_get(struct dp *dp, const char *name, struct err *e)
 {
-    struct bridge_conf c = {.age = AGE_DEFAULT};
-    struct dp_bridge *b = bridge_find(dp, name);
+    struct bridge_conf c = {BRIDGE_CONF_DEFAULTS};
+    struct dp_bridge *b = dp_bridge_find(dp, name);
 
     if (!b) {
         if (strlen(name) > PORT_NAME_MAX) {
@@ -423,7 +425,7 @@ static struct dp_bridge *bridge_get(struct dp *dp, const char *name, struct err 
             return NULL;
         }
         snprintf(c.name, sizeof(c.name), "%s", name);
-        b = dp_bridge_set(dp, &c, e) ? NULL : bridge_find(dp, name);
+        b = dp_bridge_set(dp, &c, e) ? NULL : dp_bridge_find(dp, name);
     }
     return b;
 }
@@ -433,6 +435,7 @@ struct bridge_opts {
     const char *bridge;
     bool isolated;
     uint32_t limit;
+    struct vlan_conf vlan;
 };
 
 static int take_bridge_keys(const struct dp *dp, const struct port_conf *c, struct bridge_opts *o,
@@ -446,22 +449,18 @@ static int take_bridge_keys(const struct dp *dp, const struct port_conf *c, stru
     *o = (struct bridge_opts){.bridge = bridge ? bridge : BRIDGE_DEFAULT,
                               .isolated = port_conf_is(c, "isolated", "yes"),
                               .limit = (uint32_t)limit};
+    if (!rc && vlan_conf_read(&o->vlan, c, e)) {
+        rc = err_prefix(e, "port %s", c->name);
+    }
     if (rc) {
         return rc;
     }
     if (port_conf_copy(rest, c)) {
         return err_set(e, -ENOMEM, "out of memory");
     }
-    unsigned kept = 0;
-    for (unsigned i = 0; i < rest->n_opt; i++) {
-        if (is_bridge_key(rest->opt[i].key)) {
-            free(rest->opt[i].key);
-            free(rest->opt[i].value);
-        } else {
-            rest->opt[kept++] = rest->opt[i];
-        }
+    for (const struct port_option_def *d = bridge_keys; d->key; d++) {
+        port_conf_unset(rest, d->key);
     }
-    rest->n_opt = kept;
     return 0;
 }
 
@@ -473,6 +472,21 @@ static int free_slot(const struct dp *dp)
         }
     }
     return -1;
+}
+
+static void port_remove(struct dp *dp, struct port *p)
+{
+    struct dp_port *slot = &dp->port[p->id];
+    struct err e = {0};
+
+    slot->bridge->n_ports--;
+    slot->port = NULL;
+    if (dp_vlans_update(dp, slot->bridge, true, &e)) {
+        abort(); /* 30 KB; going on would leave a dead port in the workers' view */
+    }
+    mactab_flush(dp->macs, p->id, -1, true);
+    capture_port_gone(p);
+    p->ops->destroy(p);
 }
 
 int dp_port_add(struct dp *dp, const struct port_conf *c, struct err *e)
@@ -492,7 +506,7 @@ int dp_port_add(struct dp *dp, const struct port_conf *c, struct err *e)
     if (rc) {
         return rc;
     }
-    bool new_bridge = !bridge_find(dp, o.bridge);
+    bool new_bridge = !dp_bridge_find(dp, o.bridge);
     struct dp_bridge *b = bridge_get(dp, o.bridge, e);
     rc = b ? port_create(&p, &rest, &dp->env, e) : e ? e->code : -EINVAL;
     port_conf_free(&rest);
@@ -510,29 +524,21 @@ int dp_port_add(struct dp *dp, const struct port_conf *c, struct err *e)
     }
     write_once(&p->id, (uint16_t)slot);
     mactab_set_limit(dp->macs, p->id, o.limit);
-    dp->port[slot] = (struct dp_port){p, b, o.isolated, dp->n_added++};
+    dp->port[slot] = (struct dp_port){p, b, o.isolated, dp->n_added++, o.vlan};
     b->n_ports++;
-    return rebuild(dp, e);
-}
-
-static void port_remove(struct dp *dp, struct port *p)
-{
-    struct dp_port *slot = &dp->port[p->id];
-    struct err e = {0};
-
-    slot->bridge->n_ports--;
-    slot->port = NULL;
-    if (rebuild(dp, &e)) {
-        abort(); /* 30 KB; going on would leave a dead port in the workers' view */
+    rc = dp_vlans_update(dp, b, false, e);
+    if (rc) {
+        port_remove(dp, p);
+        if (new_bridge) {
+            dp_bridge_del(dp, o.bridge, NULL);
+        }
     }
-    mactab_flush(dp->macs, p->id, -1, true);
-    capture_port_gone(p);
-    p->ops->destroy(p);
+    return rc;
 }
 
 int dp_port_del(struct dp *dp, const char *name, struct err *e)
 {
-    struct port *p = find_port(dp, name, e);
+    struct port *p = dp_find_port(dp, name, e);
 
     if (!p) {
         return -ENOENT;
@@ -559,7 +565,7 @@ static int check_change(const struct port *p, const char *key, const char *value
 
 int dp_port_set(struct dp *dp, const char *name, const char *key, const char *value, struct err *e)
 {
-    struct port *p = find_port(dp, name, e);
+    struct port *p = dp_find_port(dp, name, e);
 
     if (!p) {
         return -ENOENT;
@@ -570,7 +576,9 @@ int dp_port_set(struct dp *dp, const char *name, const char *key, const char *va
     }
     if (!strcmp(key, "isolated")) {
         dp->port[p->id].isolated = !strcmp(value, "yes");
-        rc = rebuild(dp, e);
+        rc = dp_rebuild(dp, e);
+    } else if (vlan_key(key)) {
+        return dp_vlan_set_key(dp, p, key, value, e);
     } else if (!strcmp(key, "mac-limit")) {
         unsigned long limit = strtoul(value, NULL, 10);
 
@@ -590,54 +598,9 @@ int dp_port_set(struct dp *dp, const char *name, const char *key, const char *va
 int dp_capture(struct dp *dp, const char *port, const struct capture_conf *c, struct capture **out,
                struct err *e)
 {
-    struct port *p = find_port(dp, port, e);
+    struct port *p = dp_find_port(dp, port, e);
 
     return p ? capture_start(out, p, c, e) : -ENOENT;
-}
-
-/* ---- addresses --------------------------------------------------------------------------------- */
-
-int dp_mac_add(struct dp *dp, const char *port, const uint8_t mac[6], struct err *e)
-{
-    struct port *p = find_port(dp, port, e);
-    int rc;
-
-    if (!p) {
-        return -ENOENT;
-    }
-    if (mac[0] & 1) {
-        return err_set(e, -EINVAL, "a multicast address cannot be behind one port");
-    }
-    rc = mactab_add_static(dp->macs, mac_key(mac, dp->port[p->id].bridge->fid), p->id);
-    if (rc == -EEXIST) {
-        return err_set(e, rc, "this address is a static entry of another port; delete it first");
-    }
-    return rc ? err_set(e, rc, "the MAC table is full (%u entries)", mactab_size(dp->macs)) : 0;
-}
-
-int dp_mac_del(struct dp *dp, const char *bridge, const uint8_t mac[6], struct err *e)
-{
-    struct dp_bridge *b = bridge_find(dp, bridge ? bridge : BRIDGE_DEFAULT);
-
-    if (!b) {
-        return err_set(e, -ENOENT, "there is no bridge '%.63s'", bridge ? bridge : BRIDGE_DEFAULT);
-    }
-    int rc = mactab_del(dp->macs, mac_key(mac, b->fid));
-    return rc ? err_set(e, rc, "bridge %s does not know this address", b->conf.name) : 0;
-}
-
-int dp_mac_flush(struct dp *dp, const char *bridge, const char *port, struct err *e)
-{
-    struct dp_bridge *b = bridge ? bridge_find(dp, bridge) : NULL;
-    struct port *p = port ? find_port(dp, port, e) : NULL;
-
-    if (bridge && !b) {
-        return err_set(e, -ENOENT, "there is no bridge '%.63s'", bridge);
-    }
-    if (port && !p) {
-        return -ENOENT;
-    }
-    return (int)mactab_flush(dp->macs, p ? p->id : PORT_NONE, b ? b->fid : -1, false);
 }
 
 /* ---- workers ----------------------------------------------------------------------------------- */
@@ -772,6 +735,9 @@ void dp_destroy(struct dp *dp)
     evsignal_destroy(dp->signal);
     mactab_destroy(dp->macs);
     view_free(dp->view);
+    for (unsigned i = 0; i < BRIDGE_MAX; i++) {
+        free(dp->bridge[i].vlan_fid);
+    }
     free(dp->rundir);
     free(dp);
 }

@@ -16,6 +16,7 @@
 #include "base/compiler.h"
 #include "base/err.h"
 #include "dp/mactab.h"
+#include "dp/vlan.h"
 #include "port/port.h"
 
 struct capture;
@@ -40,12 +41,24 @@ int dp_create(struct dp **out, const struct dp_conf *c, struct err *e);
 /* Removes all ports and stops the workers. */
 void dp_destroy(struct dp *dp);
 
+/* Does a bridge tell VLANs apart? */
+enum vlan_filtering {
+    VLAN_FILTERING_AUTO, /* if one of its ports has VLANs of its own */
+    VLAN_FILTERING_YES,
+    VLAN_FILTERING_NO, /* what ports say about VLANs has no effect */
+};
+
 struct bridge_conf {
     char name[PORT_NAME_MAX + 1];
-    unsigned age;          /* seconds a learnt address lives without traffic; default 300 */
-    bool forward_reserved; /* forward 01:80:c2:00:00:0x too; default false */
-    unsigned line;         /* in the configuration file */
+    unsigned age;          /* seconds a learnt address lives without traffic */
+    bool forward_reserved; /* forward 01:80:c2:00:00:0x too */
+    enum vlan_filtering vlan_filtering;
+    uint16_t vlan_protocol;     /* TPID of tags, where a port does not say otherwise */
+    uint16_t vlan_default_pvid; /* of ports without VLANs of their own, untagged; 0: none */
+    unsigned line;              /* in the configuration file */
 };
+#define BRIDGE_CONF_DEFAULTS                                                                       \
+    .age = 300, .vlan_protocol = VLAN_PROTO_8021Q, .vlan_default_pvid = VLAN_DEFAULT_PVID
 /* Create or change. */
 int dp_bridge_set(struct dp *dp, const struct bridge_conf *c, struct err *e);
 /* Refused while it has ports. */
@@ -54,11 +67,14 @@ unsigned dp_bridge_list(const struct dp *dp, struct bridge_conf *out, unsigned m
 
 /*
  * Add a port. Keys that belong to the bridge, not to the kind, are taken out of c here:
- *   bridge=NAME (default br0, created when missing), isolated=yes|no, mac-limit=N
+ *   bridge=NAME (default br0, created when missing), isolated=yes|no, mac-limit=N, and those of
+ *   dp/vlan.h
  */
 int dp_port_add(struct dp *dp, const struct port_conf *c, struct err *e);
 /* The bridge's keys of every port, ends with a NULL key; for --help and the configuration file. */
 const struct port_option_def *dp_port_options(void);
+/* Hold all keys against the tables, without a switch. The sentence does not name the port. */
+int dp_port_check(const struct port_conf *c, struct err *e);
 int dp_port_del(struct dp *dp, const char *name, struct err *e);
 /* Change one key of a live port (also the bridge's keys, but not `bridge`). */
 int dp_port_set(struct dp *dp, const char *name, const char *key, const char *value, struct err *e);
@@ -74,12 +90,30 @@ bool dp_port_isolated(const struct dp *dp, const struct port *p);
 const struct port_env *dp_env(const struct dp *dp);
 struct mactab *dp_mactab(const struct dp *dp);
 
-int dp_mac_add(struct dp *dp, const char *port, const uint8_t mac[6], struct err *e);
-int dp_mac_del(struct dp *dp, const char *bridge, const uint8_t mac[6], struct err *e);
-/* port and bridge may be NULL (all). Returns how many learnt entries were forgotten. */
-int dp_mac_flush(struct dp *dp, const char *bridge, const char *port, struct err *e);
-/* fid of a bridge, for reading mac_entry.key >> 48. NULL when unknown. */
-const char *dp_fid_bridge(const struct dp *dp, uint16_t fid);
+/*
+ * VLANs of a running port: bridge(8)'s `vlan add` and `vlan del`.  A port that had none of its own
+ * starts from its bridge's default.  What is added anew loses the flags that are not given; the
+ * pvid is one VLAN.  A port that loses a VLAN forgets its addresses there.
+ */
+int dp_vlan_add(struct dp *dp, const char *port, const struct vlan_set *vids, bool pvid,
+                bool untagged, struct err *e);
+int dp_vlan_del(struct dp *dp, const char *port, const struct vlan_set *vids, struct err *e);
+/* The VLANs of a port with its bridge's defaults put in; false: its bridge does not filter, and
+ * these have no effect. */
+bool dp_vlan_get(const struct dp *dp, const struct port *p, struct vlan_conf *out);
+bool dp_bridge_filters(const struct dp *dp, const char *bridge);
+
+/* vlan: 0 is the port's pvid where the bridge filters, and the only possible value elsewhere. */
+int dp_mac_add(struct dp *dp, const char *port, const uint8_t mac[6], uint16_t vlan, struct err *e);
+/* vlan 0: in all VLANs. */
+int dp_mac_del(struct dp *dp, const char *bridge, const uint8_t mac[6], uint16_t vlan,
+               struct err *e);
+/* port and bridge may be NULL, vlan 0 (all). Returns how many learnt entries were forgotten. */
+int dp_mac_flush(struct dp *dp, const char *bridge, const char *port, uint16_t vlan,
+                 struct err *e);
+/* Bridge and VLAN (0 where the bridge does not filter) of a fid, mac_entry.key >> 48. NULL when
+ * unknown. */
+const char *dp_fid_bridge(const struct dp *dp, uint16_t fid, uint16_t *vlan);
 
 struct worker_info {
     unsigned id;

@@ -277,7 +277,15 @@ static void set_walked(struct mactab *t, bool walked)
     unlock(t);
 }
 
-uint32_t mactab_flush(struct mactab *t, uint16_t port, int fid, bool statics)
+static struct mac_entry entry_at(const struct mactab *t, const struct mac_bucket *b, unsigned i)
+{
+    return (struct mac_entry){.key = b->key[i],
+                              .port = b->port[i],
+                              .is_static = b->seen[i] == SEEN_STATIC,
+                              .age = age_of(t, b->seen[i])};
+}
+
+uint32_t mactab_forget(struct mactab *t, bool (*fn)(void *arg, const struct mac_entry *m), void *arg)
 {
     uint32_t n = 0;
 
@@ -290,9 +298,8 @@ uint32_t mactab_flush(struct mactab *t, uint16_t port, int fid, bool statics)
                 continue;
             }
             lock(t);
-            if (b->key[i] && (port == PORT_NONE || b->port[i] == port) &&
-                (fid < 0 || b->key[i] >> 48 == (uint64_t)fid) &&
-                (statics || b->seen[i] != SEEN_STATIC)) {
+            struct mac_entry m = entry_at(t, b, i);
+            if (m.key && fn(arg, &m)) {
                 erase(t, b, i);
                 n++;
             }
@@ -301,6 +308,25 @@ uint32_t mactab_flush(struct mactab *t, uint16_t port, int fid, bool statics)
     }
     set_walked(t, false);
     return n;
+}
+
+struct flush {
+    uint16_t port;
+    int fid;
+    bool statics;
+};
+
+static bool flushed(void *arg, const struct mac_entry *m)
+{
+    const struct flush *f = arg;
+
+    return (f->port == PORT_NONE || m->port == f->port) &&
+           (f->fid < 0 || m->key >> 48 == (uint64_t)f->fid) && (f->statics || !m->is_static);
+}
+
+uint32_t mactab_flush(struct mactab *t, uint16_t port, int fid, bool statics)
+{
+    return mactab_forget(t, flushed, &(struct flush){port, fid, statics});
 }
 
 int mactab_add_static(struct mactab *t, uint64_t key, uint16_t port)

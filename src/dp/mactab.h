@@ -14,7 +14,7 @@
  *  - Refreshing an entry must not dirty its cache line per frame: the age stamp has one-second
  *    resolution and is written when it differs.
  *
- * Key: 48 bits of address and 16 bits of fid (the bridge; later bridge and VLAN).
+ * Key: 48 bits of address and 16 bits of fid (the bridge, or the bridge and the VLAN).
  * Threads: lookup and learn from any worker between two quiescent states; the rest on the control
  * thread, any time.
  */
@@ -27,6 +27,13 @@
 #define MACTAB_MISS 0xffff
 
 struct mactab;
+
+struct mac_entry {
+    uint64_t key;
+    uint16_t port;
+    bool is_static;
+    uint16_t age; /* seconds since seen */
+};
 
 /* size: entries it can hold at least (rounded up); NULL when out of memory. */
 struct mactab *mactab_create(uint32_t size);
@@ -50,6 +57,8 @@ uint32_t mactab_age(struct mactab *t, uint16_t (*max_age)(void *arg, uint16_t fi
                     uint32_t max_buckets);
 /* Forget entries of a port (PORT_NONE: all) and a fid (-1: all); static ones only if asked. */
 uint32_t mactab_flush(struct mactab *t, uint16_t port, int fid, bool statics);
+/* Forget entries that match; fn holds up those who learn, so it is quick. */
+uint32_t mactab_forget(struct mactab *t, bool (*fn)(void *arg, const struct mac_entry *m), void *arg);
 /* Control thread: learn as if a frame had come (RARP). */
 void mactab_seen(struct mactab *t, uint64_t key, uint16_t port);
 /* Static entry. 0, -EEXIST (on another port), -ENOSPC. */
@@ -64,12 +73,6 @@ uint32_t mactab_buckets(const struct mactab *t);
 uint64_t mactab_limited(const struct mactab *t, uint16_t port); /* addresses refused so far */
 uint64_t mactab_moves(const struct mactab *t);
 /* Walk all entries (a consistent copy of each bucket). */
-struct mac_entry {
-    uint64_t key;
-    uint16_t port;
-    bool is_static;
-    uint16_t age; /* seconds since seen */
-};
 void mactab_each(const struct mactab *t, void (*fn)(void *, const struct mac_entry *), void *arg);
 
 /* Hot: inline in mactab_hot.h, included by dp/bridge.c only. */

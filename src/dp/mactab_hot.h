@@ -40,7 +40,7 @@ struct mactab {
     uint16_t now;
     uint32_t lock CACHE_ALIGNED;
     uint32_t total;
-    bool walked;     /* under the lock: entries stay in their buckets, see mactab_flush() */
+    bool walked;     /* under the lock: entries stay in their buckets, see mactab_forget() */
     uint32_t age_at; /* where the ageing walk goes on */
     uint64_t moves;
     struct {

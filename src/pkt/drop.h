@@ -26,6 +26,10 @@
     X(HAIRPIN, "hairpin", "%s sent a frame to an address that is behind itself")                   \
     X(ISOLATED, "isolated", "%s is isolated from the port it sent to")                             \
     X(NO_PORTS, "no-ports", "%s sent a frame and no other port of its bridge is up")               \
+    X(VLAN_MALFORMED, "vlan-malformed", "%s sent a frame that ends inside its VLAN tag")           \
+    X(VLAN_UNTAGGED, "vlan-untagged", "%s sent an untagged frame and has no VLAN for those (pvid)") \
+    X(VLAN_DENIED, "vlan-denied", "%s sent a frame in a VLAN that it is not a member of")          \
+    X(VLAN_NO_PORTS, "vlan-no-ports", "%s sent a frame and no other port of its VLAN is up")       \
     /* culprit: the receiver */                                                                    \
     X(NO_BUFFERS, "no-buffers", "%s has no receive buffers")                                       \
     X(BUFFERS_SMALL, "buffers-small", "%s posted receive buffers too small for the frame")         \

@@ -48,6 +48,21 @@ int port_conf_set(struct port_conf *c, const char *key, const char *value)
     return 0;
 }
 
+void port_conf_unset(struct port_conf *c, const char *key)
+{
+    unsigned kept = 0;
+
+    for (unsigned i = 0; i < c->n_opt; i++) {
+        if (!strcmp(c->opt[i].key, key)) {
+            free(c->opt[i].key);
+            free(c->opt[i].value);
+        } else {
+            c->opt[kept++] = c->opt[i];
+        }
+    }
+    c->n_opt = kept;
+}
+
 void port_conf_free(struct port_conf *c)
 {
     for (unsigned i = 0; i < c->n_opt; i++) {

@@ -250,6 +250,7 @@ void port_counters_sum(const struct port *p, struct port_counters *out);
 int port_conf_parse(struct port_conf *c, const char *arg, struct err *e);
 int port_conf_copy(struct port_conf *to, const struct port_conf *from);
 int port_conf_set(struct port_conf *c, const char *key, const char *value);
+void port_conf_unset(struct port_conf *c, const char *key);
 void port_conf_free(struct port_conf *c);
 
 /* Workers call a port through this: the control thread may exchange the table meanwhile. */

@@ -432,7 +432,7 @@ static void test_static_entries(void **state)
     struct port *a = add("a=dummy"), *b = add("b=dummy"), *c = add("c=dummy");
     const struct mac one = station(1);
 
-    assert_int_equal(dp_mac_add(dp, "a", one.b, &err), 0);
+    assert_int_equal(dp_mac_add(dp, "a", one.b, 0, &err), 0);
     say(b, station(1), station(2));
     assert_int_equal(took(a), 1);
     assert_int_equal(took(c), 0);
@@ -440,15 +440,15 @@ static void test_static_entries(void **state)
     took(a), took(b);
     bridge("br0", 60, false);
     seconds(200);
-    assert_int_equal(dp_mac_flush(dp, NULL, NULL, &err), 0);
+    assert_int_equal(dp_mac_flush(dp, NULL, NULL, 0, &err), 0);
     say(b, station(1), station(2));
     assert_int_equal(took(a), 1);
     assert_int_equal(took(c), 0);
-    assert_int_equal(dp_mac_add(dp, "c", one.b, &err), -EEXIST);
-    assert_int_equal(dp_mac_add(dp, "nobody", one.b, &err), -ENOENT);
-    assert_int_equal(dp_mac_add(dp, "a", BROADCAST.b, &err), -EINVAL);
-    assert_int_equal(dp_mac_del(dp, NULL, one.b, &err), 0);
-    assert_int_equal(dp_mac_del(dp, NULL, one.b, &err), -ENOENT);
+    assert_int_equal(dp_mac_add(dp, "c", one.b, 0, &err), -EEXIST);
+    assert_int_equal(dp_mac_add(dp, "nobody", one.b, 0, &err), -ENOENT);
+    assert_int_equal(dp_mac_add(dp, "a", BROADCAST.b, 0, &err), -EINVAL);
+    assert_int_equal(dp_mac_del(dp, NULL, one.b, 0, &err), 0);
+    assert_int_equal(dp_mac_del(dp, NULL, one.b, 0, &err), -ENOENT);
     say(b, station(1), station(2));
     assert_int_equal(took(c), 1);
 }
@@ -462,12 +462,12 @@ static void test_flush(void **state)
     say(b, BROADCAST, station(2));
     say(x, BROADCAST, station(1));
     assert_int_equal(mactab_total(t), 3);
-    assert_int_equal(dp_mac_flush(dp, NULL, "a", &err), 1);
-    assert_int_equal(dp_mac_flush(dp, "br1", NULL, &err), 1);
+    assert_int_equal(dp_mac_flush(dp, NULL, "a", 0, &err), 1);
+    assert_int_equal(dp_mac_flush(dp, "br1", NULL, 0, &err), 1);
     assert_int_equal(mactab_count(t, b->id), 1);
-    assert_int_equal(dp_mac_flush(dp, NULL, NULL, &err), 1);
-    assert_true(dp_mac_flush(dp, "br7", NULL, &err) < 0);
-    assert_true(dp_mac_flush(dp, NULL, "nobody", &err) < 0);
+    assert_int_equal(dp_mac_flush(dp, NULL, NULL, 0, &err), 1);
+    assert_true(dp_mac_flush(dp, "br7", NULL, 0, &err) < 0);
+    assert_true(dp_mac_flush(dp, NULL, "nobody", 0, &err) < 0);
     assert_int_equal(mactab_total(t), 0);
 }
 
@@ -476,7 +476,7 @@ static void test_deleted_port_is_forgotten(void **state)
     struct port *a = add("a=dummy"), *b = add("b=dummy"), *c = add("c=dummy");
     const struct mac nine = station(9);
 
-    assert_int_equal(dp_mac_add(dp, "c", nine.b, &err), 0);
+    assert_int_equal(dp_mac_add(dp, "c", nine.b, 0, &err), 0);
     say(c, BROADCAST, station(3));
     assert_int_equal(dp_port_del(dp, "c", &err), 0);
     assert_int_equal(mactab_total(dp_mactab(dp)), 0);

@@ -57,7 +57,7 @@ static void test_all_keys(void **state)
     assert_string_equal(c.bridge[0].name, "br0");
     assert_int_equal(c.bridge[0].age, 60);
     assert_true(c.bridge[0].forward_reserved);
-    assert_int_equal(c.bridge[1].age, CONF_AGE);
+    assert_int_equal(c.bridge[1].age, 300);
     assert_false(c.bridge[1].forward_reserved);
     assert_int_equal(c.n_ports, 4);
     assert_string_equal(c.port[0].kind, "vhost-user");

@@ -252,7 +252,7 @@ static void test_bridges(void **state)
     json_decref(o);
     call_fails("bridge.set", "{\"name\":\"a b\"}", -32000, NULL);
     call_fails("bridge.set", "{\"name\":\"b\",\"age\":0}", -32602, NULL);
-    call_fails("bridge.set", "{\"name\":\"b\",\"forward_reserved\":1}", -32602, NULL);
+    call_fails("bridge.set", "{\"name\":\"b\",\"forward_reserved\":2}", -32602, NULL);
     json_decref(call("port.add", "{\"name\":\"d1\",\"kind\":\"dummy\",\"options\":{\"bridge\":"
                                  "\"br5\"}}"));
     call_fails("bridge.del", "{\"name\":\"br5\"}", -32000, NULL); /* has a port */
@@ -307,7 +307,7 @@ static void test_mac_pages(void **state)
     for (unsigned i = 0; i < MANY; i++) {
         uint8_t mac[6] = {2, 0, 0, 0, (uint8_t)(i >> 8), (uint8_t)i};
 
-        assert_int_equal(dp_mac_add(dp, "d1", mac, &e), 0);
+        assert_int_equal(dp_mac_add(dp, "d1", mac, 0, &e), 0);
     }
     do {
         o = call("macs.list", params);
