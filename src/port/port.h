@@ -101,6 +101,9 @@ const char *port_conf_get(const struct port_conf *c, const char *key); /* NULL i
 uint64_t port_conf_number(const struct port_conf *c, const char *key, uint64_t otherwise);
 uint64_t port_conf_octal(const struct port_conf *c, const char *key, uint64_t otherwise);
 bool port_conf_is(const struct port_conf *c, const char *key, const char *value);
+/* A mask of pkt/offload.h, written as words joined by plus signs. */
+uint16_t port_conf_offload(const struct port_conf *c, const char *key, uint16_t otherwise);
+int port_check_offload(const char *value, struct err *e); /* for port_option_def.check */
 
 /* Counters of one port, written by one worker only (relaxed stores), read by anybody. */
 struct port_counters {

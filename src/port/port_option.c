@@ -13,6 +13,7 @@
 
 #include "base/nearest.h"
 #include "base/text.h"
+#include "pkt/offload.h"
 #include "port/port.h"
 
 bool port_name_ok(const char *name)
@@ -189,4 +190,26 @@ bool port_conf_is(const struct port_conf *c, const char *key, const char *value)
     const char *v = port_conf_get(c, key);
 
     return v && !strcmp(v, value);
+}
+
+int port_check_offload(const char *value, struct err *e)
+{
+    uint16_t mask;
+
+    return offload_parse(value, &mask)
+               ? err_set(e, -EINVAL,
+                         "offloads '%.60s': use csum, tso, tso4, tso6, ecn, uso, uso4, uso6, ufo, all or "
+                         "none, joined by +",
+                         value)
+               : 0;
+}
+
+uint16_t port_conf_offload(const struct port_conf *c, const char *key, uint16_t otherwise)
+{
+    const char *value = port_conf_get(c, key);
+
+    if (value) {
+        offload_parse(value, &otherwise);
+    }
+    return otherwise;
 }

@@ -18,9 +18,9 @@
  * port that owns the memory; touch_spans() reads it once from here, which does raise it (see
  * mem/gmem.h), and the owner finds out at its next burst.
  *
- * Offloads.  The device has a virtio-net header of 12 bytes, but no offload is switched on: frames
- * come complete and checksummed, at most MTU long, and go with the plain header that every frame
- * has in front of its snapshot (pkt_plain_header).
+ * Offloads.  The device has a virtio-net header of 12 bytes.  What the kernel may send in it is asked
+ * for with TUNSETOFFLOAD (offload=) and checked like a guest's word; the kernel takes from us whatever
+ * it knows of (set_offload()), and gets the rest in segments (pkt/segment.h).
  *
  * Polling.  A read costs a system call also when there is nothing, so the queue is event-driven:
  * the worker polls it only while q->ready, which rx clears when the kernel says EAGAIN.  The fd is
@@ -60,6 +60,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "pkt/segment.h"
 #include "port/kinds.h"
 
 #define TUN_PATH       "/dev/net/tun"
@@ -68,7 +69,18 @@
 #define TAP_BUF        65536 /* per frame, what does not fit in the snapshot; pages come on demand */
 #define TAP_IOV_MAX    1024  /* of one system call, as in the kernel */
 static_assert(TAP_BUF + PKT_SNAP >= PKT_MAX_LEN + VNET_HDR_LEN, "any frame fits");
-static_assert(sizeof(struct iovec) * TAP_IOV_MAX <= WCTX_SCRATCH, "the iovec array is in scratch");
+#ifndef TUN_F_USO4 /* since Linux 6.2 */
+#define TUN_F_USO4 0x20
+#define TUN_F_USO6 0x40
+#endif
+
+/* A worker's scratch while it sends. */
+struct tap_scratch {
+    struct iovec iov[TAP_IOV_MAX];
+    struct segmenter segmenter;
+    struct segment segment;
+};
+static_assert(sizeof(struct tap_scratch) <= WCTX_SCRATCH, "see port.h");
 
 struct port_tap {
     struct port port; /* first: a struct port * is a struct port_tap * */
@@ -77,6 +89,8 @@ struct port_tap {
     bool attached;
     bool created; /* by us: the device goes away when q.fd is closed */
     bool up;
+    uint16_t sends; /* offloads that the kernel may use (pkt/offload.h) */
+    uint16_t takes; /* those that it takes */
     unsigned mtu;
     unsigned ifindex;
     int ctl_fd; /* a socket in the device's namespace, for SIOC... */
@@ -117,13 +131,16 @@ static ssize_t read_frame(struct port_tap *t, struct batch *b)
     return (ssize_t)k->len;
 }
 
-/* The device must not ask for what was not switched on (another process may have meddled). */
-static bool header_plain(const struct pkt *k)
+/* DROP_N, or why this frame goes no further. The kernel is asked, not believed. */
+static int check_frame(const struct port_tap *t, struct pkt *k)
 {
-    struct vnet_hdr vh;
+    struct vnet_hdr said;
 
-    memcpy(&vh, k->data - VNET_HDR_LEN, sizeof(vh));
-    return !(vh.flags & VNET_F_NEEDS_CSUM) && vh.gso_type == VNET_GSO_NONE;
+    if (k->len < PKT_MIN_LEN || k->len > PKT_MAX_LEN) {
+        return k->len < PKT_MIN_LEN ? DROP_RUNT : DROP_GIANT;
+    }
+    memcpy(&said, k->data - VNET_HDR_LEN, sizeof(said));
+    return offload_check(k, &said, t->sends);
 }
 
 static uint32_t tap_rx(struct rxq *q, struct batch *b, struct wctx *w)
@@ -144,13 +161,10 @@ static uint32_t tap_rx(struct rxq *q, struct batch *b, struct wctx *w)
             q->ready = false;
             break;
         }
-        if (len < PKT_MIN_LEN) {
-            port_count_drop(&t->port, w, DROP_RUNT, 1);
-        } else if (!header_plain(&b->pkt[b->n])) {
-            port_count_drop(&t->port, w, DROP_OFFLOAD, 1);
+        int why = check_frame(t, &b->pkt[b->n]);
+        if (why != DROP_N) {
+            port_count_drop(&t->port, w, (enum drop)why, 1);
         } else {
-            /* The kernel leaves num_buffers 0, and Linux guests drop such frames. */
-            pkt_plain_header(b->pkt[b->n].data);
             bytes += (uint64_t)len;
             b->n++;
         }
@@ -198,6 +212,20 @@ static NOINLINE void touch_spans(const struct pkt *k)
 }
 
 /* 0 or -errno. */
+static int write_all(int fd, const struct iovec *iov, int n)
+{
+    for (unsigned tries = 0; tries < 4; tries++) {
+        if (writev(fd, iov, n) >= 0) {
+            return 0;
+        }
+        if (errno != EINTR) {
+            break;
+        }
+    }
+    return -errno;
+}
+
+/* A frame that the kernel takes as it is. */
 static int write_frame(int fd, const struct pkt *k, struct iovec *iov)
 {
     const struct gspan *s = pkt_spans(k);
@@ -210,15 +238,50 @@ static int write_frame(int fd, const struct pkt *k, struct iovec *iov)
     for (unsigned i = 0; i < k->n_spans; i++) {
         iov[n++] = (struct iovec){GUEST_PTR(void, s[i].p), s[i].len};
     }
-    for (unsigned tries = 0; tries < 4; tries++) {
-        if (writev(fd, iov, n) >= 0) {
-            return 0;
+    return write_all(fd, iov, n);
+}
+
+static int write_segment(int fd, struct tap_scratch *t)
+{
+    struct segment *seg = &t->segment;
+    struct pkt_reader r = pkt_reader_at(t->segmenter.p, seg->from);
+    int n = 2;
+
+    if (seg->sum_at) { /* rare: DHCP */
+        uint16_t field = segment_sum(&t->segmenter, seg);
+
+        if (seg->head != seg->buf) {
+            memcpy(seg->buf, seg->head, seg->head_len);
+            seg->head = seg->buf;
         }
-        if (errno != EINTR) {
-            break;
-        }
+        memcpy(seg->buf + seg->sum_at, &field, sizeof(field));
     }
-    return -errno;
+    t->iov[0] = (struct iovec){&seg->h, VNET_HDR_LEN};
+    t->iov[1] = (struct iovec){(void *)(uintptr_t)seg->head, seg->head_len};
+    for (uint32_t left = seg->len; left; n++) {
+        uint32_t run = left;
+
+        if (n == TAP_IOV_MAX) {
+            return -EMSGSIZE;
+        }
+        t->iov[n].iov_base = (void *)(uintptr_t)pkt_read(&r, &run);
+        t->iov[n].iov_len = run;
+        left -= run;
+    }
+    return write_all(fd, t->iov, n);
+}
+
+/* A frame in the pieces that the kernel takes. Frames written are added to *frames. */
+static int write_segments(int fd, uint16_t takes, const struct pkt *k, struct tap_scratch *t,
+                          uint64_t *frames)
+{
+    int rc = segmenter_init(&t->segmenter, k, takes) == DROP_N ? 0 : -EMSGSIZE;
+
+    while (!rc && segmenter_next(&t->segmenter, &t->segment)) {
+        rc = write_segment(fd, t);
+        *frames += !rc;
+    }
+    return rc;
 }
 
 static enum drop drop_of(int rc)
@@ -238,6 +301,7 @@ static enum drop drop_of(int rc)
 static void tap_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32_t n, struct wctx *w)
 {
     struct port_tap *t = tap_of(p);
+    struct tap_scratch *scratch = w->tx_scratch;
     struct port_counters *c = &p->counters[w->id];
     uint32_t max_len = read_once(&p->max_len);
     uint64_t frames = 0, bytes = 0;
@@ -249,11 +313,13 @@ static void tap_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32_t
     for (uint32_t i = 0; i < n; i++) {
         const struct pkt *k = &b->pkt[idx[i]];
 
-        if (unlikely(k->len > max_len)) {
+        if (unlikely(offload_wire_len(k) > max_len)) {
             port_count_drop(p, w, DROP_MTU, 1);
             continue;
         }
-        int rc = write_frame(t->q.fd, k, w->tx_scratch);
+        bool whole = !(k->offload & ~t->takes);
+        int rc = whole ? write_frame(t->q.fd, k, scratch->iov)
+                       : write_segments(t->q.fd, t->takes, k, scratch, &frames);
         if (unlikely(rc)) {
             if (rc == -EFAULT) {
                 touch_spans(k);
@@ -261,7 +327,7 @@ static void tap_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32_t
             port_count_drop(p, w, drop_of(rc), 1);
             continue;
         }
-        frames++;
+        frames += whole;
         bytes += k->len;
     }
     write_once(&c->tx_frames, c->tx_frames + frames);
@@ -340,6 +406,7 @@ struct tap_open {
     const char *port, *ifname, *netns;
     int netns_fd; /* -1: stay */
     int tun_fd, ctl_fd, nl_fd;
+    uint16_t sends, takes; /* offloads; sends is the wish on entry */
     bool existed;
     int rc;
     struct err *e;
@@ -400,6 +467,28 @@ static int attach_queue(struct tap_open *o)
     return refuse_attach(o, code);
 }
 
+static unsigned long tun_offloads(uint16_t mask)
+{
+    unsigned long f = 0;
+
+    f |= mask & OFFLOAD_CSUM ? TUN_F_CSUM : 0;
+    f |= mask & OFFLOAD_TSO4 ? TUN_F_TSO4 : 0;
+    f |= mask & OFFLOAD_TSO6 ? TUN_F_TSO6 : 0;
+    f |= mask & OFFLOAD_ECN ? TUN_F_TSO_ECN : 0;
+    return mask & OFFLOAD_USO ? f | TUN_F_USO4 | TUN_F_USO6 : f; /* the kernel: both or none */
+}
+
+/* Find out whether the kernel knows USO, and switch on what the kernel may send. */
+static int set_offload(struct tap_open *o)
+{
+    o->takes = OFFLOAD_ALL;
+    if (ioctl(o->tun_fd, TUNSETOFFLOAD, tun_offloads(OFFLOAD_CSUM | OFFLOAD_USO))) {
+        o->takes &= (uint16_t)~OFFLOAD_USO;
+        o->sends &= (uint16_t)~OFFLOAD_USO;
+    }
+    return ioctl(o->tun_fd, TUNSETOFFLOAD, tun_offloads(o->sends));
+}
+
 static int open_tun(struct tap_open *o)
 {
     int hdr = VNET_HDR_LEN;
@@ -416,7 +505,7 @@ static int open_tun(struct tap_open *o)
     if (rc) {
         return rc;
     }
-    if (ioctl(o->tun_fd, TUNSETVNETHDRSZ, &hdr) || ioctl(o->tun_fd, TUNSETOFFLOAD, 0ul)) {
+    if (ioctl(o->tun_fd, TUNSETVNETHDRSZ, &hdr) || set_offload(o)) {
         int code = errno;
         return err_set(o->e, -code,
                        "port %s: tap device %s: cannot set up the virtio-net header: %s", o->port,
@@ -647,6 +736,7 @@ static int tap_bind(struct port_tap *t, const struct port_conf *c, struct err *e
     struct tap_open o = {.port = c->name,
                          .ifname = device_name(c),
                          .netns = port_conf_get(c, "netns"),
+                         .sends = port_conf_offload(c, "offload", OFFLOAD_DEFAULT) & ~OFFLOAD_UFO,
                          .e = e,
                          .netns_fd = -1,
                          .tun_fd = -1,
@@ -663,6 +753,8 @@ static int tap_bind(struct port_tap *t, const struct port_conf *c, struct err *e
         return rc;
     }
     t->created = !o.existed;
+    t->sends = o.sends;
+    t->takes = o.takes;
     snprintf(t->ifname, IFNAMSIZ, "%s", o.ifname);
     tap_ifreq(t, &ifr);
     if (ioctl(t->ctl_fd, SIOCGIFINDEX, &ifr)) {
@@ -729,11 +821,14 @@ static void tap_show(const struct port *p, json_t *o)
 {
     const struct port_tap *t = tap_of((struct port *)p);
     const char *netns = port_conf_get(&p->conf, "netns");
+    char text[64];
 
     json_object_set_new(o, "device", json_string(t->ifname));
     json_object_set_new(o, "netns", netns ? json_string(netns) : json_null());
     json_object_set_new(o, "mtu", json_integer(t->mtu));
     json_object_set_new(o, "link", json_string(t->up && !p->down ? "up" : "down"));
+    json_object_set_new(o, "offload", json_string(offload_text(t->sends, text, sizeof(text))));
+    json_object_set_new(o, "offload_taken", json_string(offload_text(t->takes, text, sizeof(text))));
     json_object_set_new(o, "persistent", json_boolean(!t->created));
 }
 
@@ -743,6 +838,8 @@ static const struct port_option_def tap_options[] = {
     {"mtu", "largest payload in bytes, 68-65521 (default: the device's own, 1500 if new)",
      .changeable = true, .type = PORT_NUMBER, .min = TAP_MTU_MIN, .max = TAP_MTU_MAX},
     PORT_OPTION_LINK,
+    {"offload", "what the host may leave to others when it sends: words like csum+tso (default all)",
+     .check = port_check_offload},
     {NULL},
 };
 

@@ -356,30 +356,6 @@ static int check_group(const char *value, struct err *e)
                : err_set(e, -EINVAL, "group=%.40s: there is no such group", value);
 }
 
-/* offload= and rx-offload=: words joined by plus signs. */
-static int check_offload(const char *value, struct err *e)
-{
-    uint16_t mask;
-
-    return offload_parse(value, &mask)
-               ? err_set(e, -EINVAL,
-                         "'%.60s' is not made of csum, tso, tso4, tso6, ecn, uso, uso4, uso6, ufo, all "
-                         "and none, joined by +",
-                         value)
-               : 0;
-}
-
-/* The mask that a key names, or the given one. The value was checked. */
-static uint16_t offload_conf(const struct port_conf *c, const char *key, uint16_t mask)
-{
-    const char *value = port_conf_get(c, key);
-
-    if (value) {
-        offload_parse(value, &mask);
-    }
-    return mask;
-}
-
 static const struct port_option_def vhost_options[] = {
     {"client", "connect to the front-end that listens on this socket, and reconnect"},
     {"path", "listen on this socket (default RUNDIR/NAME.sock)"},
@@ -390,9 +366,9 @@ static const struct port_option_def vhost_options[] = {
     {"mtu", "largest IP packet sent to the guest, bytes (default: what the front-end says)",
      .changeable = true, .type = PORT_NUMBER, .min = 68, .max = 65535},
     {"offload", "what the guest is offered, both ways: words like csum+tso4+uso (default all but ufo)",
-     .check = check_offload},
+     .check = port_check_offload},
     {"rx-offload", "what is sent to the guest at most, of what it takes (default all)",
-     .changeable = true, .check = check_offload},
+     .changeable = true, .check = port_check_offload},
     PORT_OPTION_LINK,
     {"queues", "queue pairs that a guest may use (default 128)", .type = PORT_NUMBER, .min = 1,
      .max = VHOST_PAIRS},
@@ -461,10 +437,10 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
     }
     if (!rc) {
         pv->mtu_conf = (uint16_t)port_conf_number(c, "mtu", 0);
-        pv->rx_offload = offload_conf(c, "rx-offload", OFFLOAD_ALL);
+        pv->rx_offload = port_conf_offload(c, "rx-offload", OFFLOAD_ALL);
         set_max_len(pv, 0);
         v.features = VNET_FEATURES_OFFERED |
-                     offload_features(offload_conf(c, "offload", OFFLOAD_DEFAULT));
+                     offload_features(port_conf_offload(c, "offload", OFFLOAD_DEFAULT));
         v.max_rings = 2 * (unsigned)port_conf_number(c, "queues", VHOST_PAIRS);
         if (v.max_rings == 2) {
             v.features &= ~VIRTIO_BIT(NET_F_MQ);

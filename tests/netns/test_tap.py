@@ -295,23 +295,68 @@ def test_burst_keeps_order(lab):
         assert len(b.recv() or b'') == 60 + i
 
 
-def test_checksums_are_complete(lab):
-    """The kernel leaves no checksum to do for whoever is behind the switch."""
-    net = Net(lab, 2)
+def datagram(lab, net, port):
+    """What host b's device shows of a datagram that host a sends: (as it came, sums made anew)."""
     b = lab.nic(net.ns[1], 'tap1')
     u = inside(net.ns[0], lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with u:
-        u.sendto(b'sum me up' * 50, ('10.0.0.2', 9))
-    got = None
-    while got is None:
+        u.sendto(b'sum me up' * 50, ('10.0.0.2', port))
+    while True:
         f = b.recv()
         assert f, 'no datagram arrived'
-        p = Ether(f)
-        got = p if UDP in p else None
-    was = (got[IP].chksum, got[UDP].chksum)
-    del got[IP].chksum, got[UDP].chksum
-    again = Ether(bytes(got))
-    assert was == (again[IP].chksum, again[UDP].chksum)
+        if UDP in (got := Ether(f)):
+            again = got.copy()
+            del again[IP].chksum, again[UDP].chksum
+            return got, Ether(bytes(again))
+
+
+def sums(p):
+    return p[IP].chksum, p[UDP].chksum
+
+
+def test_checksums_are_complete_without_offload(lab):
+    """The kernel leaves no checksum to do for whoever is behind the switch."""
+    got, again = datagram(lab, Net(lab, 2, key=',offload=none'), 9)
+    assert sums(got) == sums(again)
+
+
+def test_dhcp_clients_see_whole_checksums(lab):
+    """They read raw frames, and do not know what was left to do."""
+    net = Net(lab, 2)
+    got, again = datagram(lab, net, 68)
+    assert sums(got) == sums(again)
+    got, again = datagram(lab, net, 67)  # and that the kernel did leave it
+    assert sums(got) != sums(again)
+
+
+@pytest.mark.parametrize('sender', ['none', 'csum', 'csum+tso', 'all'])
+@pytest.mark.parametrize('receiver', ['none', 'all'])
+def test_tcp_with_offloads(lab, sender, receiver):
+    ns = [lab.netns('a'), lab.netns('b')]
+    sw = lab.switch(f'tap0=tap,netns={ns[0]},offload={sender}',
+                    f'tap1=tap,netns={ns[1]},offload={receiver}')
+    for i in (0, 1):
+        lab.ip(ns[i], 'addr', 'add', f'10.0.0.{i + 1}/24', 'dev', f'tap{i}')
+    tcp(ns[0], ns[1], '10.0.0.2', 16 << 20)
+    sent = sw.port('tap0')['rx']
+    large = sent['bytes'] / sent['frames'] > 3000
+    assert large == (sender in ('csum+tso', 'all')), 'offload= decides what the kernel sends'
+    assert sw.drops() == {}
+
+
+def test_udp_segments_of_one_send(lab):
+    """UDP_SEGMENT: one write of the sender, many datagrams for the receiver."""
+    net = Net(lab, 2)
+    r = inside(net.ns[1], lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    u = inside(net.ns[0], lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with r, u:
+        r.bind(('10.0.0.2', 0))
+        r.settimeout(LIMIT)
+        u.setsockopt(17, 103, 1000)  # SOL_UDP, UDP_SEGMENT
+        data = payload(20500)
+        u.sendto(data, r.getsockname())
+        got = [r.recv(65536) for _ in range(21)]
+    assert [len(g) for g in got] == [1000] * 20 + [500] and b''.join(got) == data
 
 
 def test_arp_between_hosts_and_crafted_peer(lab):
