@@ -11,6 +11,11 @@ _ringway() {
     local cmd=${COMP_WORDS[1]} words=
 
     COMPREPLY=()
+    case $cmd:$prev in
+    capture:-w) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+    capture:-Q) mapfile -t COMPREPLY < <(compgen -W 'in out inout' -- "$cur"); return ;;
+    capture:-[csB] | capture:--duration) return ;;
+    esac
     case $prev in
     --rundir) compopt -o dirnames; return ;;
     -c | --config) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
@@ -18,15 +23,15 @@ _ringway() {
     --workers | --mac-size | --poll-us) return ;;
     *)
         case $COMP_CWORD:$cmd in
-        1:*) words='run show why port mac bridge stop check demo bench help version' ;;
+        1:*) words='run show why capture port mac bridge stop check demo bench help version' ;;
         *:run) words='-c --rundir --workers --mac-size --poll-us --log-level --libvirt --help' ;;
         2:show) words='ports macs workers drops bridges config' ;;
         2:port) words='add del set' ;;
         2:mac) words='add del flush' ;;
         2:bridge) words='add set del' ;;
-        2:help) words='run show why port mac bridge stop check bench' ;;
+        2:help) words='run show why capture port mac bridge stop check bench' ;;
         2:check) words='-c' ;;
-        2:why) words=$(_ringway_names ports name) ;;
+        2:why | 2:capture) words=$(_ringway_names ports name) ;;
         3:bridge) words=$(_ringway_names bridges name) ;;
         3:port) [ "${COMP_WORDS[2]}" = add ] || words=$(_ringway_names ports name) ;;
         3:mac) [ "${COMP_WORDS[2]}" != flush ] || words=$(_ringway_names ports name) ;;
@@ -39,6 +44,7 @@ _ringway() {
             ;;
         esac
         case $cmd:$cur in
+        capture:-*) words='-w -c -s -Q -B -U --drops --duration --rundir --help' ;;
         show:-* | why:-*) words='--json --watch --rundir --help' ;;
         port:-* | mac:-* | bridge:-* | stop:-*) words='--rundir --help' ;;
         esac

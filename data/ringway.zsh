@@ -12,7 +12,8 @@ _ringway() {
     local -a commands
     commands=(
         'run:run a switch in the foreground' 'show:look at a running switch'
-        'why:why frames of a port were dropped' 'port:change ports' 'mac:change the MAC table'
+        'why:why frames of a port were dropped' 'capture:record the frames of a port'
+        'port:change ports' 'mac:change the MAC table'
         'bridge:change bridges' 'stop:stop a switch' 'check:check a configuration file'
         'demo:two virtual machines talk' 'bench:measure' 'help:help' 'version:print the version'
     )
@@ -38,6 +39,13 @@ _ringway() {
             '--rundir[run directory]:directory:_files -/' '--help'
         ;;
     why) _arguments '1:port:_ringway_names ports' '--rundir[run directory]:directory:_files -/' ;;
+    capture)
+        _arguments '1:port:_ringway_names ports' '-w[write pcapng]:file:_files' \
+            '-c[end after so many frames]:number' '--duration[end after so many seconds]:seconds' \
+            '-s[bytes of each frame]:number' '-Q[direction]:direction:(in out inout)' \
+            '--drops[only dropped frames]' '-B[buffer of each worker]:KiB' '-U[write at once]' \
+            '--rundir[run directory]:directory:_files -/' '--help' '*:filter'
+        ;;
     port) _arguments '1:verb:(add del set)' '*:port:_ringway_names ports' ;;
     mac) _arguments '1:verb:(add del flush)' '*:port:_ringway_names ports' ;;
     bridge) _arguments '1:verb:(add set del)' '2:bridge:_ringway_names bridges' ;;

@@ -155,6 +155,7 @@ static const struct cli_word commands[] = {
     {"show", "THING [NAME]",
      "ports, macs, vlans, workers, drops, bridges or config of a running switch", cmd_show},
     {"why", "PORT", "why frames of a port were dropped", cmd_why},
+    {"capture", "PORT [FILTER]", "record the frames of a port, or print them", cmd_capture},
     {"port", "add|del|set", "change the ports of a running switch", cmd_port},
     {"mac", "add|del|flush", "change its MAC table", cmd_mac},
     {"bridge", "add|set|del", "change its bridges", cmd_bridge},

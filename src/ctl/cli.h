@@ -49,6 +49,7 @@ int cmd_port(int argc, char **argv);
 int cmd_mac(int argc, char **argv);
 int cmd_bridge(int argc, char **argv);
 int cmd_vlan(int argc, char **argv);
+int cmd_capture(int argc, char **argv);
 int cmd_stop(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 

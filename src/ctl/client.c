@@ -70,6 +70,9 @@ void client_close(struct client *c)
     if (c->fd >= 0) {
         close(c->fd);
     }
+    for (unsigned i = 0; i < c->n_fds; i++) {
+        close(c->fds[i]);
+    }
     free(c->rundir);
     free(c->in);
     *c = (struct client){.fd = -1};
@@ -93,6 +96,55 @@ static int send_all(struct client *c, const char *p, size_t len, struct err *e)
     return 0;
 }
 
+int client_take_fd(struct client *c)
+{
+    int fd = c->n_fds ? c->fds[0] : -1;
+
+    if (c->n_fds) {
+        c->n_fds--;
+        memmove(c->fds, c->fds + 1, c->n_fds * sizeof(c->fds[0]));
+    }
+    return fd;
+}
+
+/* Keep what came along, close what there is no room for. */
+static void take_fds(struct client *c, struct msghdr *msg)
+{
+    for (struct cmsghdr *h = CMSG_FIRSTHDR(msg); h; h = CMSG_NXTHDR(msg, h)) {
+        size_t n = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+
+        for (size_t i = 0; h->cmsg_type == SCM_RIGHTS && i < n; i++) {
+            int fd;
+
+            memcpy(&fd, CMSG_DATA(h) + i * sizeof(fd), sizeof(fd));
+            if (c->n_fds < CLIENT_FDS) {
+                c->fds[c->n_fds++] = fd;
+            } else {
+                close(fd);
+            }
+        }
+    }
+}
+
+static ssize_t receive(struct client *c, void *to, size_t room)
+{
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(CLIENT_FDS * sizeof(int))];
+    } control;
+    struct iovec iov = {to, room};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = control.room,
+                         .msg_controllen = sizeof(control.room)};
+    ssize_t n = recvmsg(c->fd, &msg, MSG_CMSG_CLOEXEC);
+
+    if (n >= 0) {
+        take_fds(c, &msg);
+    }
+    return n;
+}
+
 static int read_more(struct client *c, struct err *e)
 {
     if (c->in_len == c->in_size) {
@@ -106,7 +158,7 @@ static int read_more(struct client *c, struct err *e)
         c->in_size = size;
     }
 
-    ssize_t n = recv(c->fd, c->in + c->in_len, c->in_size - c->in_len, 0);
+    ssize_t n = receive(c, c->in + c->in_len, c->in_size - c->in_len);
 
     if (n < 0 && errno == EINTR) {
         return 0;

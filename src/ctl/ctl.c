@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/nearest.h"
+#include "port/capture.h"
 
 enum {
     RPC_PARSE = -32700,
@@ -42,9 +43,25 @@ int ctl_create(struct ctl **out, struct dp *dp, const struct conf *boot, struct 
     return 0;
 }
 
+struct capture *ctl_take_capture(struct ctl *c)
+{
+    struct capture *taken = c->capture;
+
+    c->capture = NULL;
+    return taken;
+}
+
+static void drop_capture(struct ctl *c)
+{
+    if (c->capture) {
+        capture_stop(ctl_take_capture(c));
+    }
+}
+
 void ctl_destroy(struct ctl *c)
 {
     if (c) {
+        drop_capture(c);
         rates_destroy(c->rates);
         conf_fini(&c->boot);
         free(c);
@@ -219,6 +236,7 @@ char *ctl_handle(struct ctl *c, const char *line, size_t len)
     json_t *req, *answer;
     char *text = NULL;
 
+    drop_capture(c);
     if (len > CTL_LINE_MAX) {
         return strdup(ctl_too_long());
     }

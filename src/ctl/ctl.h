@@ -37,6 +37,10 @@ void ctl_tick(struct ctl *c);
  */
 char *ctl_handle(struct ctl *c, const char *line, size_t len);
 
+/* The capture that the last request began, or NULL. Who takes it ends it, with capture_stop(); one
+ * that nobody took ends with the next request. */
+struct capture *ctl_take_capture(struct ctl *c);
+
 /* A `stop` request was answered: leave the event loop when the answer has gone out. */
 bool ctl_stop_requested(const struct ctl *c);
 

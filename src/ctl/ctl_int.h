@@ -13,6 +13,7 @@ struct ctl {
     struct rates *rates;
     uint64_t started_ns;
     bool stop;
+    struct capture *capture; /* of the request that was handled last; see ctl_take_capture() */
 };
 
 /* Returned by a method whose parameters are missing or of the wrong type; no errno has this value.

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "port/capture.h"
 
 #define CLIENTS_MAX       64
 #define IDLE_S            120 /* a connection that says nothing */
@@ -33,6 +34,7 @@ struct client {
     struct bufferevent *bev;
     struct event *again; /* more complete requests wait than one turn handles */
     struct event *late;  /* the deadline of a request that has begun */
+    struct capture *capture; /* ends with the connection, and the connection with the next request */
     struct client *next, **prev;
     bool closing;  /* close when the last answer has gone out */
     bool stopping; /* the same, and then end the event loop */
@@ -55,6 +57,9 @@ static void client_free(struct client *cl)
         cl->next->prev = cl->prev;
     }
     cl->sock->n_clients--;
+    if (cl->capture) {
+        capture_stop(cl->capture);
+    }
     event_free(cl->again);
     event_free(cl->late);
     bufferevent_free(cl->bev);
@@ -81,6 +86,37 @@ static void answer(struct client *cl, const char *text)
     evbuffer_add(out, "\n", 1);
 }
 
+/* The same with the memory and the eventfd of a capture: they travel with the first byte. The output
+ * is empty. A socket that takes nothing now belongs to a peer that gets nothing. */
+static bool answer_capture(struct client *cl, const char *text)
+{
+    int fds[2] = {capture_mem(cl->capture)->fd, capture_eventfd(cl->capture)};
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(sizeof(fds))];
+    } control = {.room = {0}};
+    struct iovec iov[2] = {{(void *)(uintptr_t)text, strlen(text)}, {(void *)(uintptr_t)"\n", 1}};
+    struct msghdr msg = {.msg_iov = iov,
+                         .msg_iovlen = ARRAY_SIZE(iov),
+                         .msg_control = control.room,
+                         .msg_controllen = sizeof(control.room)};
+    const struct timeval unread = {UNFINISHED_S, 0};
+
+    control.head = (struct cmsghdr){
+        .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(fds))};
+    memcpy(CMSG_DATA(&control.head), fds, sizeof(fds));
+    ssize_t n = sendmsg(bufferevent_getfd(cl->bev), &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+    if (n <= 0) {
+        return false;
+    }
+    if ((size_t)n <= iov[0].iov_len) {
+        answer(cl, text + n);
+    }
+    bufferevent_set_timeouts(cl->bev, NULL, &unread); /* it lasts as long as its reader likes */
+    return true;
+}
+
 /* Nothing more is read; what is in the output still goes out. */
 static void close_after_answers(struct client *cl)
 {
@@ -96,10 +132,13 @@ static void handle_line(struct client *cl, const char *line, size_t len)
         return;
     }
     text = ctl_handle(cl->sock->ctl, line, len);
-    if (text) {
+    cl->capture = ctl_take_capture(cl->sock->ctl);
+    if (cl->capture && (!text || !answer_capture(cl, text))) {
+        cl->closing = true;
+    } else if (text && !cl->capture) {
         answer(cl, text);
-        free(text);
     }
+    free(text);
     if (ctl_stop_requested(cl->sock->ctl)) {
         cl->stopping = true;
         close_after_answers(cl);
@@ -128,6 +167,10 @@ static void serve(struct client *cl)
         size_t len;
         char *line;
 
+        if (cl->capture && evbuffer_get_length(in)) {
+            close_after_answers(cl);
+            break;
+        }
         if (evbuffer_get_length(out)) {
             bufferevent_disable(cl->bev, EV_READ); /* on_written() goes on */
             return;

@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "ctl/ctl_int.h"
 #include "pkt/drop.h"
+#include "port/capture.h"
 
 #ifndef RINGWAY_VERSION
 #error "RINGWAY_VERSION comes from the build"
@@ -164,6 +165,7 @@ static json_t *port_json(const struct ctl *c, const struct port *p)
                         json_pack("{s:I, s:I, s:I}", "learnt", (json_int_t)mactab_count(t, p->id),
                                   "limit", (json_int_t)mactab_limit(t, p->id), "refused",
                                   (json_int_t)mactab_limited(t, p->id)));
+    json_object_set_new(o, "captures", json_integer(capture_count(p)));
     if (p->ops->show) {
         p->ops->show(p, state);
     }
@@ -315,6 +317,80 @@ static int drops_list(struct ctl *c, const json_t *params, json_t **result, stru
     }
     *result = json_pack("{s:o}", "drops", list);
     return 0;
+}
+
+/* --- captures ----------------------------------------------------------------------------- */
+
+static int want_bool(const json_t *params, const char *key, bool *out, struct err *e)
+{
+    const json_t *v = json_object_get(params, key);
+
+    if (v && !json_is_boolean(v)) {
+        return err_set(e, CTL_BAD_PARAMS, "parameter \"%s\" must be true or false", key);
+    }
+    *out = json_is_true(v);
+    return 0;
+}
+
+static int want_direction(const json_t *params, uint8_t *dirs, struct err *e)
+{
+    static const struct {
+        const char *word;
+        uint8_t dirs;
+    } words[] = {
+        {"in", CAPTURE_IN}, {"out", CAPTURE_OUT}, {"inout", CAPTURE_IN | CAPTURE_OUT}};
+    const char *text;
+    int rc = want_string(params, "direction", false, &text, e);
+
+    for (unsigned i = 0; !rc && i < ARRAY_SIZE(words); i++) {
+        if (!strcmp(text ? text : "inout", words[i].word)) {
+            *dirs = words[i].dirs;
+            return 0;
+        }
+    }
+    return rc ? rc : err_set(e, CTL_BAD_PARAMS, "parameter \"direction\" is none of in, out, inout");
+}
+
+/* What the numbers in records mean. */
+static json_t *reasons_json(const struct port *p)
+{
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < DROP_N; i++) {
+        char text[256];
+
+        snprintf(text, sizeof(text), drop_info[i].text, p->name);
+        json_array_append_new(list, json_pack("{s:s, s:s}", "name", drop_info[i].name, "text", text));
+    }
+    return list;
+}
+
+static int capture_begin(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    struct capture_conf conf = {0};
+    json_int_t snaplen = CAPTURE_SNAPLEN, buffer = CAPTURE_RING_DEFAULT;
+    struct port *p;
+    int rc = want_port(c, params, "port", true, &p, e);
+
+    rc = rc ? rc : want_string(params, "filter", false, &conf.filter, e);
+    rc = rc ? rc : want_direction(params, &conf.dirs, e);
+    rc = rc ? rc : want_bool(params, "drops", &conf.drops, e);
+    rc = rc ? rc : want_number(params, "snaplen", 1, UINT32_MAX, &snaplen, e);
+    rc = rc ? rc : want_number(params, "buffer", CAPTURE_RING_MIN, CAPTURE_RING_MAX, &buffer, e);
+    if (!rc && c->capture) {
+        rc = err_set(e, -EBUSY, "one capture per connection");
+    }
+    if (rc) {
+        return rc;
+    }
+    conf.snaplen = (uint32_t)snaplen;
+    conf.ring_bytes = (uint32_t)buffer;
+    rc = dp_capture(c->dp, p->name, &conf, &c->capture, e);
+    if (!rc) {
+        *result = json_pack("{s:I, s:o}", "bytes", (json_int_t)capture_mem(c->capture)->bytes,
+                            "reasons", reasons_json(p));
+    }
+    return rc;
 }
 
 /* --- addresses ---------------------------------------------------------------------------- */
@@ -748,6 +824,8 @@ const struct ctl_method ctl_methods[] = {
     {"port.del", PARAMS("name"), port_del},
     {"port.set", PARAMS("name", "key", "value"), port_set},
     {"drops.list", PARAMS("port"), drops_list},
+    {"capture.start", PARAMS("port", "filter", "direction", "drops", "snaplen", "buffer"),
+     capture_begin},
     {"macs.list", PARAMS("port", "bridge", "vlan", "from"), macs_list},
     {"mac.add", PARAMS("mac", "port", "vlan"), mac_add},
     {"mac.del", PARAMS("mac", "bridge", "vlan"), mac_del},

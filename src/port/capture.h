@@ -26,6 +26,7 @@
 #include "port/capture_ring.h"
 #include "port/port.h"
 
+#define CAPTURE_SNAPLEN 262144 /* what tcpdump takes for "all" */
 #define CAPTURE_PER_PORT 8 /* captures of one port at the same time */
 
 struct capture_conf {

@@ -63,6 +63,9 @@ static const char *insn_fault(const struct bpf_insn *p, unsigned i, unsigned n)
         if (BPF_MODE(p->code) == BPF_MEM && p->k >= BPF_MEMWORDS) {
             return "uses memory that is not there";
         }
+        if (BPF_MODE(p->code) == BPF_ABS && p->k > INT32_MAX) { /* SKF_AD_OFF in the Linux kernel */
+            return "asks for what is not in the frame; a direction is not part of the filter";
+        }
         break;
     case BPF_ALU:
         if (BPF_SRC(p->code) == BPF_K && p->k == 0 &&

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of test_vhost_user.py and test_hostile.py."""
+"""Fixtures of the tests that run against one switch (vu_lab.py)."""
 import shutil
 import tempfile
 

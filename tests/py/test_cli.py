@@ -120,7 +120,7 @@ def test_version_and_help():
     assert re.fullmatch(r'ringway \d+\.\d+\.\d+\n', cli('--version').stdout)
     assert cli('version').stdout == cli('--version').stdout
     top = cli('--help').stdout
-    for word in ('run', 'show', 'why', 'port', 'mac', 'bridge', 'stop', 'check', 'bench'):
+    for word in ('run', 'show', 'why', 'capture', 'port', 'mac', 'bridge', 'stop', 'check', 'bench'):
         assert re.search(rf'^  {word} ', top, re.M)
         text = cli(word, '--help').stdout
         assert text.startswith('usage: ringway ' + word)
@@ -671,6 +671,8 @@ def test_bash_completion(switch):
     assert complete('port', 'del', 'v', path=env) == ['vm1']
     assert complete('show', 'bridges', '', path=env) == ['br0']
     assert complete('run', '--log-level', 'd', path=env) == ['debug']
+    assert complete('capture', 'd', path=env) == ['d1', 'd2']
+    assert complete('capture', 'd1', '-Q', 'i', path=env) == ['in', 'inout']
 
 
 def test_installed(dir):

@@ -443,6 +443,7 @@ static void test_hostile_filters(void **state)
         "2,148 0 0 0,6 0 0 0",
         "2,100 0 0 32,6 0 0 0",             /* shifts */
         "2,160 0 0 0,6 0 0 0",              /* unknown to the interpreter, which would abort */
+        "2,40 0 0 4294963204,6 0 0 0",      /* what only a kernel knows: "inbound" */
         "2,255 0 0 0,6 0 0 0", "2,177 0 0 0,14 0 0 0",
     };
 
