@@ -271,7 +271,7 @@ int dp_vlans_update(struct dp *dp, struct dp_bridge *b, bool less, struct err *e
         return rc;
     }
     struct statics s = {.stale = {dp, b}};
-    if (!old != !table) {
+    if (!old != !table && b->n_ports) {
         log_info("bridge %s %s", b->conf.name,
                  table ? "filters VLANs from now on" : "does not filter VLANs any more");
         mactab_each(dp->macs, collect_static, &s);
