@@ -66,12 +66,21 @@ def virtio_net(ident='net0', mac=None, mtu=0, device='', rom=False):
     return ['-device', dev]
 
 
+def shared_memory(mb=MEMORY_MB, backend='memory-backend-memfd', share=True, room=''):
+    """QEMU arguments for a guest's memory; room: ',slots=N,maxmem=M' if more is plugged in later."""
+    args = ['-m', f'{mb}M{room}']
+    if share:
+        args += ['-object', f'{backend},id=mem,size={mb}M,share=on', '-machine', 'memory-backend=mem']
+    return args
+
+
 class Guest:
     def __init__(self, name, image, workdir, net, ip=None, mtu=0, accel='tcg', share=True,
-                 boot_kernel=True, who=None, extra=()):
+                 boot_kernel=True, who=None, extra=(), memory=None, cmdline=''):
         self.name, self.image, self.workdir = name, os.path.abspath(image), workdir
-        self.net, self.ip, self.mtu, self.accel, self.share = list(net), ip, mtu, accel, share
-        self.boot_kernel, self.extra = boot_kernel, list(extra)
+        self.net, self.ip, self.mtu, self.accel = list(net), ip, mtu, accel
+        self.boot_kernel, self.extra, self.cmdline = boot_kernel, list(extra), cmdline
+        self.memory = memory or shared_memory(share=share)  # QEMU arguments
         self.who = who or {}  # Popen arguments that say as whom QEMU runs
         self.plug = None  # somebody else's arguments for memory and network, instead of ours
         self.console = f'{workdir}/{name}.console'
@@ -95,11 +104,7 @@ class Guest:
             # QEMU 7.2 without KVM crashes when a guest starts a vhost-user card with MSI-X, whatever
             # the back-end.
             cmd += ['-global', 'virtio-net-pci.vectors=0']
-        cmd += ['-m', str(MEMORY_MB)]
-        if self.share:
-            cmd += ['-object', f'memory-backend-memfd,id=mem,size={MEMORY_MB}M,share=on',
-                    '-machine', 'memory-backend=mem']
-        return cmd + self.boot() + self.net + self.extra
+        return cmd + self.memory + self.boot() + self.net + self.extra
 
     def boot(self):
         if not self.boot_kernel:
@@ -108,6 +113,7 @@ class Guest:
         line = 'console=ttyS0 quiet panic=1 no_timer_check net.ifnames=0'
         line += f' rw.ip={self.ip}' if self.ip else ''
         line += f' rw.mtu={self.mtu}' if self.mtu else ''
+        line += f' {self.cmdline}' if self.cmdline else ''
         return ['-kernel', f'{self.image}/vmlinuz', '-initrd', f'{self.image}/initramfs',
                 '-append', line]
 
@@ -115,6 +121,7 @@ class Guest:
         self.agent, agent_far = socket.socketpair()
         self.qmp_sock, qmp_far = socket.socketpair()
         self.inbox = self.qmp_inbox = b''
+        self.events = []
         with open(self.qemu_log, 'ab') as log:
             self.proc = subprocess.Popen(
                 self.command(agent_far.fileno(), qmp_far.fileno()), stdin=subprocess.DEVNULL,
@@ -230,14 +237,27 @@ class Guest:
         msg = {'execute': command, **({'arguments': arguments} if arguments else {})}
         self.qmp_sock.sendall(json.dumps(msg).encode() + b'\n')
         while True:
-            while b'\n' not in self.qmp_inbox:
-                self.qmp_inbox += self._more(self.qmp_sock, deadline, f'QMP {command}')
-            line, self.qmp_inbox = self.qmp_inbox.split(b'\n', 1)
-            answer = json.loads(line)
+            answer = self._qmp_line(deadline, f'QMP {command}')
             if 'return' in answer:
                 return answer['return']
             if 'error' in answer:
                 raise GuestError(f'{self.name}: QMP {command}: {answer["error"]["desc"]}')
+            self.events.append(answer)
+
+    def _qmp_line(self, deadline, what):
+        while b'\n' not in self.qmp_inbox:
+            self.qmp_inbox += self._more(self.qmp_sock, deadline, what)
+        line, self.qmp_inbox = self.qmp_inbox.split(b'\n', 1)
+        return json.loads(line)
+
+    def event(self, name, timeout=60):
+        """Wait for an event of QEMU, or take the oldest one that came already; its data."""
+        deadline = time.monotonic() + timeout * SLOW
+        while not any(e.get('event') == name for e in self.events):
+            self.events.append(self._qmp_line(deadline, f'event {name}'))
+        found = next(e for e in self.events if e.get('event') == name)
+        self.events.remove(found)
+        return found.get('data', {})
 
     def reset(self):
         """Press the reset button and wait for the guest to come back."""
