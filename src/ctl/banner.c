@@ -180,7 +180,9 @@ static void banner_print(FILE *f, const struct banner *b, struct qemu_version qe
 
         struct plug p = {c->name, path ? path : "", port_conf_get(c, "mtu"), client != NULL, ""};
 
-        banner_mac(c->name, mac);
+        if (!port_conf_get(c, "mac") || text_read_mac(port_conf_get(c, "mac"), mac)) {
+            banner_mac(c->name, mac);
+        }
         text_write_mac(p.mac, mac);
         if (printed++ == 0) {
             put_intro(f, b->libvirt, qemu);

@@ -370,6 +370,9 @@ static const struct port_option_def vhost_options[] = {
     {"rx-offload", "what is sent to the guest at most, of what it takes (default all)",
      .changeable = true, .check = port_check_offload},
     PORT_OPTION_LINK,
+    {"config", "yes: tell MAC, MTU and link to a front-end that asks (cloud-hypervisor; QEMU warns)",
+     .type = PORT_YES_NO},
+    {"mac", "the guest's address, for config=yes and the printed arguments", .type = PORT_MAC},
     {"queues", "queue pairs that a guest may use (default 128)", .type = PORT_NUMBER, .min = 1,
      .max = VHOST_PAIRS},
     {"any-fs", "yes: accept guest memory on any file system (a page fault there can block)",
@@ -396,6 +399,27 @@ static void port_vhost_destroy(struct port *port)
     steer_destroy(pv->steer);
     port_fini(port);
     free(pv);
+}
+
+/* What a front-end that asks is told of the device. */
+static void tell_config(struct port_vhost *pv)
+{
+    struct vnet_config c = {.mtu = pv->mtu_conf ? pv->mtu_conf : VNET_MTU_DEFAULT};
+    const char *mac = port_conf_get(&pv->port.conf, "mac");
+
+    if (mac) {
+        text_read_mac(mac, c.mac);
+    }
+    vu_dev_set_config(pv->dev, &c);
+}
+
+static void config_features(const struct port_conf *c, struct vu_conf *v)
+{
+    v->config = port_conf_is(c, "config", "yes");
+    if (v->config) {
+        v->features |= VIRTIO_BIT(NET_F_STATUS);
+        v->features |= port_conf_get(c, "mac") ? VIRTIO_BIT(NET_F_MAC) : 0;
+    }
 }
 
 static int port_vhost_create(struct port **out, const struct port_conf *c,
@@ -441,6 +465,7 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
         set_max_len(pv, 0);
         v.features = VNET_FEATURES_OFFERED |
                      offload_features(port_conf_offload(c, "offload", OFFLOAD_DEFAULT));
+        config_features(c, &v);
         v.max_rings = 2 * (unsigned)port_conf_number(c, "queues", VHOST_PAIRS);
         if (v.max_rings == 2) {
             v.features &= ~VIRTIO_BIT(NET_F_MQ);
@@ -450,6 +475,9 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
         rc = vu_dev_create(&pv->dev, &v, &vu_callbacks, pv, env->evbase, e);
     }
     free(listen_path);
+    if (!rc) {
+        tell_config(pv);
+    }
     if (!rc && pv->port.down) {
         vu_dev_set_link(pv->dev, false, NULL);
     }
@@ -498,6 +526,7 @@ static int port_vhost_set(struct port *port, const char *key, const char *value,
     } else { /* mtu */
         pv->mtu_conf = (uint16_t)strtoul(value, NULL, 10);
         set_max_len(pv, info.mtu);
+        tell_config(pv);
     }
     return 0;
 }

@@ -81,6 +81,10 @@ static void disconnect(struct vu_dev *d, const struct err *e)
     d->status = 0;
     d->mtu = 0;
     d->peer = (struct vu_peer){0};
+    if (d->channel_fd >= 0) {
+        close(d->channel_fd);
+        d->channel_fd = -1;
+    }
     if (e->code) {
         vu_dev_refused(d, e);
     } else {
@@ -225,6 +229,7 @@ int vu_dev_create(struct vu_dev **out, const struct vu_conf *conf, const struct 
                          .ctx = ctx,
                          .evbase = evbase,
                          .listen_fd = -1,
+                         .channel_fd = -1,
                          .backoff_ms = BACKOFF_MIN_MS / 2};
     d->conf.max_rings = conf->max_rings ? conf->max_rings : VU_MAX_RINGS;
     d->conf.features |= VIRTIO_BIT(F_PROTOCOL_FEATURES);
@@ -268,13 +273,18 @@ int vu_dev_set_link(struct vu_dev *d, bool up, struct err *e)
         d->down = true;
         event_del(d->timer);
         stop_server(d);
-        disconnect(d, &(struct err){.text = "the link was set down"});
+        if (vu_config_taken(d)) {
+            vu_ring_stop_all(d);
+            vu_config_changed(d);
+        } else {
+            disconnect(d, &(struct err){.text = "the link was set down"});
+        }
         return 0;
     }
-    if (d->conf.client) {
+    if (d->conf.client && !d->conn) {
         d->backoff_ms = BACKOFF_MIN_MS / 2;
         set_timer(d->timer, 0);
-    } else {
+    } else if (!d->conf.client) {
         int rc = start_server(d, e);
 
         if (rc) {
@@ -283,6 +293,10 @@ int vu_dev_set_link(struct vu_dev *d, bool up, struct err *e)
         }
     }
     d->down = false;
+    if (d->conn) {
+        vu_config_changed(d);
+        vu_ring_try_all(d);
+    }
     return 0;
 }
 
@@ -336,8 +350,8 @@ void vu_dev_info(const struct vu_dev *d, struct vu_info *out)
                             .n_refused = d->n_refused,
                             .n_connects = d->n_connects};
     out->state = vu_ring_any_running(d) ? "running"
-                 : d->conn              ? "connected"
                  : d->down              ? "down"
+                 : d->conn              ? "connected"
                  : d->conf.client       ? "dialling"
                                         : "listening";
 }

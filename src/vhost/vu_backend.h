@@ -43,6 +43,7 @@
 #include "base/err.h"
 #include "mem/gmem.h"
 #include "vhost/vu_wire.h"
+#include "vnet/vnet_config.h"
 
 struct event_base;
 struct vu_dev;
@@ -92,6 +93,7 @@ struct vu_conf {
     uint64_t features; /* virtio feature bits to offer, see vnet/features.h */
     unsigned max_rings; /* rings from this index on are not run; 0: VU_MAX_RINGS */
     enum gmem_fs_policy fs;
+    bool config;                /* offer the configuration space: MAC, link, queues, MTU */
 };
 
 /*
@@ -113,9 +115,14 @@ void vu_dev_kill(struct vu_dev *d, const char *why);
  * The cable. Down: the connection ends, which is what front-ends know as link down, and nobody gets in
  * until it is up again: a socket that listens is closed (its file stays, so that connect() is refused
  * and nobody takes the name), a front-end that listens is not dialled. -errno: it could not listen
- * again, and the link is still down.
+ * again, and the link is still down.  A front-end that takes the configuration from us stays
+ * connected: it is told there, and its rings rest.
  */
 int vu_dev_set_link(struct vu_dev *d, bool up, struct err *e);
+
+/* What conf->config offers: MAC and MTU. The rest is filled in here. A front-end is told of a change
+ * if it wants to be. */
+void vu_dev_set_config(struct vu_dev *d, const struct vnet_config *c);
 
 /* For show. Strings live as long as the device. */
 struct vu_ring_info {

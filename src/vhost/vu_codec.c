@@ -31,6 +31,7 @@ static const uint32_t shape_bytes[] = {
     [VU_SHAPE_RING_ADDR] = sizeof(struct vu_ring_addr),
     [VU_SHAPE_TABLE] = sizeof(struct vu_mem_table), /* at most */
     [VU_SHAPE_REGION] = sizeof(struct vu_one_region),
+    [VU_SHAPE_CONFIG] = sizeof(struct vu_config), /* at most */
     [VU_SHAPE_ANY] = VU_MAX_PAYLOAD, /* at most */
 };
 static_assert(ARRAY_SIZE(shape_bytes) == VU_N_SHAPES, "a size for each shape");
@@ -48,6 +49,8 @@ static bool size_ok(enum vu_shape shape, uint32_t size)
     case VU_SHAPE_TABLE:
         return size >= VU_MEM_TABLE_HEAD && size <= shape_bytes[shape] &&
                (size - VU_MEM_TABLE_HEAD) % sizeof(struct vu_region) == 0;
+    case VU_SHAPE_CONFIG:
+        return size >= VU_CONFIG_HEAD && size <= shape_bytes[shape];
     default:
         return size == shape_bytes[shape];
     }
@@ -135,6 +138,18 @@ static int check_ring_message(const struct vu_msg *m, struct err *e)
     return 0;
 }
 
+static int check_config(const struct vu_msg *m, struct err *e)
+{
+    const struct vu_config *c = &m->p.config;
+
+    if (c->size != m->h.size - VU_CONFIG_HEAD || c->offset > VU_CONFIG_MAX ||
+        c->size > VU_CONFIG_MAX - c->offset) {
+        return err_set(e, -EPROTO, "%s is about %u bytes at %u in a payload of %u bytes",
+                       m->desc->name, c->size, c->offset, m->h.size);
+    }
+    return 0;
+}
+
 int vu_check_message(const struct vu_msg *m, struct err *e)
 {
     if (m->desc->shape == VU_SHAPE_TABLE &&
@@ -144,5 +159,8 @@ int vu_check_message(const struct vu_msg *m, struct err *e)
     }
     int rc = check_fds(m, e);
 
+    if (!rc && m->desc->shape == VU_SHAPE_CONFIG) {
+        return check_config(m, e);
+    }
     return rc || vu_msg_ring(m) < 0 ? rc : check_ring_message(m, e);
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Private to src/vhost: the device behind vu_backend.h, shared by its three parts.
+ * Private to src/vhost: the device behind vu_backend.h, shared by its parts.
  *
  *   vu_backend.c   its life: listen or dial, accept, what happens when a connection ends, show
  *   vu_message.c   what each message means
  *   vu_ring.c      when a ring runs, and with what
+ *   vu_config.c    the configuration space, for front-ends that leave it to us
  */
 #ifndef VHOST_VU_DEV_H
 #define VHOST_VU_DEV_H
@@ -52,6 +53,7 @@ struct vu_dev {
     struct event *acceptable;
     struct event *timer; /* client: next dial; server: accept again after running out of fds */
     struct event *watch; /* see vu_rings_watch() */
+    struct vnet_config config; /* MAC and MTU; the rest is filled in when asked */
     unsigned backoff_ms;
     int dial_code; /* what the last dial failed with, to log each cause once */
 
@@ -63,6 +65,7 @@ struct vu_dev {
     struct vu_conn *conn;
     uint64_t connected_ns;
     struct vu_peer peer;
+    int channel_fd; /* of SET_BACKEND_REQ_FD, -1: none */
     uint64_t protocol_features;
     uint64_t features;
     bool features_set, features_bad;
@@ -90,6 +93,15 @@ void vu_dev_refused(struct vu_dev *d, const struct err *e);
  * says why.
  */
 int vu_dev_message(struct vu_dev *d, struct vu_msg *m, struct err *e);
+
+/* vu_config.c. */
+bool vu_config_taken(const struct vu_dev *d); /* by the front-end that is connected */
+/* Fill in the part that c names; bytes of the answer, 0: refused. */
+uint32_t vu_config_read(const struct vu_dev *d, struct vu_config *c);
+int vu_config_write(const struct vu_dev *d, const struct vu_config *c, struct err *e);
+/* Takes over fd, also on failure. */
+int vu_config_channel(struct vu_dev *d, int fd, struct err *e);
+void vu_config_changed(const struct vu_dev *d);
 
 /* vu_ring.c. idx < VU_MAX_RINGS everywhere. */
 struct vu_ring *vu_ring_get(struct vu_dev *d, unsigned idx); /* NULL: out of memory */

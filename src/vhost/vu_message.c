@@ -26,6 +26,12 @@
      VU_PROTOCOL_BIT(NET_MTU) | VU_PROTOCOL_BIT(RESET_DEVICE) |                                    \
      VU_PROTOCOL_BIT(CONFIGURE_MEM_SLOTS) | VU_PROTOCOL_BIT(STATUS))
 
+static uint64_t protocol_offered(const struct vu_dev *d)
+{
+    return PROTOCOL_FEATURES_OFFERED |
+           (d->conf.config ? VU_PROTOCOL_BIT(CONFIG) | VU_PROTOCOL_BIT(BACKEND_REQ) : 0);
+}
+
 #define STATUS_FEATURES_OK 8u
 #define MTU_MIN            68u
 #define MTU_MAX            65535u
@@ -64,12 +70,12 @@ static int on_SET_FEATURES(struct vu_dev *d, struct vu_msg *m, struct err *e)
 
 static int on_GET_PROTOCOL_FEATURES(struct vu_dev *d, struct vu_msg *m, struct err *e)
 {
-    return reply_u64(d, m, PROTOCOL_FEATURES_OFFERED);
+    return reply_u64(d, m, protocol_offered(d));
 }
 
 static int on_SET_PROTOCOL_FEATURES(struct vu_dev *d, struct vu_msg *m, struct err *e)
 {
-    uint64_t bad = m->p.u64 & ~(uint64_t)PROTOCOL_FEATURES_OFFERED;
+    uint64_t bad = m->p.u64 & ~protocol_offered(d);
 
     if (bad) {
         return err_set(e, -EINVAL, "SET_PROTOCOL_FEATURES sets bits 0x%llx, which are not offered",
@@ -373,6 +379,30 @@ static int on_NET_SET_MTU(struct vu_dev *d, struct vu_msg *m, struct err *e)
     }
     d->mtu = (uint16_t)mtu;
     return 0;
+}
+
+static int on_SET_BACKEND_REQ_FD(struct vu_dev *d, struct vu_msg *m, struct err *e)
+{
+    int fd = m->n_fds ? m->fd[0] : -1;
+
+    if (fd < 0 || !(d->protocol_features & VU_PROTOCOL_BIT(BACKEND_REQ))) {
+        err_set(e, -EINVAL, "SET_BACKEND_REQ_FD %s",
+                fd < 0 ? "came without a file descriptor" : "came, but was not negotiated");
+        return NOT_DONE;
+    }
+    m->fd[0] = -1;
+    return vu_config_channel(d, fd, e) ? NOT_DONE : 0;
+}
+
+/* No bytes in the answer are a refusal. */
+static int on_GET_CONFIG(struct vu_dev *d, struct vu_msg *m, struct err *e)
+{
+    return vu_conn_reply(d->conn, m->h.request, &m->p.config, vu_config_read(d, &m->p.config));
+}
+
+static int on_SET_CONFIG(struct vu_dev *d, struct vu_msg *m, struct err *e)
+{
+    return vu_config_write(d, &m->p.config, e) ? NOT_DONE : 0;
 }
 
 /* 0 is a reset of the device as the driver sees it.  Ring state survives it: GET_VRING_BASE may

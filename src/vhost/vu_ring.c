@@ -49,7 +49,8 @@ bool vu_ring_enabled(const struct vu_dev *d, const struct vu_ring *r)
 
 static const char *missing(const struct vu_dev *d, const struct vu_ring *r)
 {
-    return !d->features_set         ? "waits for SET_FEATURES"
+    return d->down                  ? "the link is down"
+           : !d->features_set       ? "waits for SET_FEATURES"
            : !r->have_num           ? "waits for SET_VRING_NUM"
            : !r->have_addr          ? "waits for SET_VRING_ADDR"
            : !r->have_base          ? "waits for SET_VRING_BASE"

@@ -63,12 +63,27 @@ struct vu_one_region {
     struct vu_region region;
 };
 
+/* A part of the device's configuration space. */
+#define VU_CONFIG_MAX         256u
+#define VU_CONFIG_F_MIGRATION 1u
+struct vu_config {
+    uint32_t offset;
+    uint32_t size;
+    uint32_t flags;
+    uint8_t bytes[VU_CONFIG_MAX];
+};
+#define VU_CONFIG_HEAD 12u /* bytes in front of the part */
+
+/* What the back-end may say by itself, on the channel of SET_BACKEND_REQ_FD. */
+#define VU_BACKEND_CONFIG_CHANGE 2u
+
 union vu_payload {
     uint64_t u64;
     struct vu_ring_state state;
     struct vu_ring_addr addr;
     struct vu_mem_table table;
     struct vu_one_region one;
+    struct vu_config config;
     uint8_t bytes[VU_MAX_PAYLOAD];
 };
 
@@ -78,5 +93,6 @@ static_assert(sizeof(struct vu_ring_addr) == 40, "vring address description");
 static_assert(sizeof(struct vu_region) == 32, "memory region description");
 static_assert(offsetof(struct vu_mem_table, region) == VU_MEM_TABLE_HEAD, "memory regions");
 static_assert(sizeof(struct vu_one_region) == 40, "single memory region description");
+static_assert(offsetof(struct vu_config, bytes) == VU_CONFIG_HEAD, "virtio device config space");
 
 #endif

@@ -37,7 +37,7 @@ static struct event_base *base;
 static struct vu_dev *dev;
 static char path[64];
 static bool running[VU_MAX_RINGS];
-static int memory_fd, event_fd, small_fd, pipe_fd;
+static int memory_fd, event_fd, small_fd, pipe_fd, channel_fd;
 
 static void check(bool ok, const char *what)
 {
@@ -141,10 +141,13 @@ static void start(void)
     snprintf(path, sizeof(path), "/tmp/ringway-fuzz-%d.sock", (int)getpid());
     base = event_base_new();
     struct vu_conf c = {.name = "fuzz", .path = path, .owner = (uid_t)-1, .group = (gid_t)-1,
-                        .mode = 0600, .features = VNET_FEATURES_OFFERED};
-    if (gmem_init(&e) || vu_dev_create(&dev, &c, &ops, NULL, base, &e) || pipe(p)) {
+                        .mode = 0600, .features = VNET_FEATURES_OFFERED, .config = true};
+    int ends[2];
+    if (gmem_init(&e) || vu_dev_create(&dev, &c, &ops, NULL, base, &e) || pipe(p) ||
+        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends)) {
         abort();
     }
+    channel_fd = ends[1];
     memory_fd = memfd_create("fuzz", MFD_CLOEXEC);
     small_fd = memfd_create("small", MFD_CLOEXEC);
     event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -235,15 +238,28 @@ static uint32_t plausible(uint8_t request, union vu_payload *p, const uint8_t *a
     case 2: /* SET_FEATURES */
         p->u64 = arg[0] & 1 ? VNET_FEATURES_OFFERED : VNET_FEATURES_OFFERED & (uint64_t)arg[1] << 28;
         return 8;
+    case 16: /* SET_PROTOCOL_FEATURES */
+        p->u64 = arg[0] & 1 ? VU_PROTOCOL_BIT(CONFIG) | VU_PROTOCOL_BIT(BACKEND_REQ) : arg[1];
+        return 8;
+    case 21: /* SET_BACKEND_REQ_FD */
+        fds[(*n_fd)++] = arg[0] & 1 ? channel_fd : pipe_fd;
+        return 0;
+    case 24: /* GET_CONFIG */
+    case 25: /* SET_CONFIG */
+        p->config = (struct vu_config){.offset = arg[0], .size = arg[1], .flags = arg[2]};
+        return VU_CONFIG_HEAD + arg[1];
     default:
         memcpy(p->bytes, arg, 3);
-        return request == 16 || request == 19 || request == 20 || request == 39 ? 8 : 0;
+        return request == 19 || request == 20 || request == 39 ? 8 : 0;
     }
 }
 
+#define LINK 201 /* no message: the administrator sets the link */
+
 static size_t record(int s, const uint8_t *d, size_t n)
 {
-    static const uint8_t common[] = {5, 8, 9, 10, 11, 12, 13, 18, 2, 14, 34, 37, 38, 39, 16, 1};
+    static const uint8_t common[] = {5,  8,  9,  10, 11, 12, 13, 18, 2,  14,
+                                     34, 37, 38, 39, 16, 1,  24, 25, 21, LINK};
     struct {
         struct vu_hdr h;
         union vu_payload p;
@@ -257,6 +273,12 @@ static size_t record(int s, const uint8_t *d, size_t n)
     }
     uint8_t kind = d[0];
     m.h.request = kind & 1 ? d[1] : common[d[1] % sizeof(common)];
+    if (m.h.request == LINK) {
+        struct err e;
+
+        check(!vu_dev_set_link(dev, d[3] & 1, &e), "the link can be set");
+        return 6;
+    }
     m.h.flags = VU_VERSION | (d[2] & 1 ? VU_FLAG_NEED_REPLY : 0) | (d[2] > 250 ? d[2] : 0u);
     m.h.size = plausible((uint8_t)m.h.request, &m.p, d + 3, fds, &n_fd);
     size_t used = 6;
@@ -303,9 +325,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         while (recv(s, sink, sizeof(sink), MSG_DONTWAIT) > 0) {
         }
     }
+    struct err e;
     close(s);
     turn();
     turn();
+    check(!vu_dev_set_link(dev, true, &e), "the link is up again");
     struct vu_info i;
     for (int tries = 0; vu_dev_info(dev, &i), i.connected && tries < 100; tries++) {
         turn();

@@ -29,6 +29,10 @@ def cross(a, b, seq=0, size=60, **how):
         assert y.recv() == f
 
 
+def config_part(offset, size):
+    return struct.pack('<III', offset, size, 0) + bytes(size)
+
+
 def u64(v):
     return struct.pack('<Q', v)
 
@@ -125,7 +129,7 @@ def test_refusals_are_answered_and_do_not_end_the_connection(net):
     assert net.state(name)['messages_refused'] == 9
 
 
-@pytest.mark.parametrize('req', [6, 7, 21, 22, 24, 31, 35, 43, 77, 0, 0xffffffff])
+@pytest.mark.parametrize('req', [6, 7, 22, 31, 35, 43, 77, 0, 0xffffffff])
 def test_messages_not_spoken(net, req):
     """Refused if it wants an answer, else ignored; its file descriptors are closed."""
     a = net.front()
@@ -198,8 +202,9 @@ U64S = {vu.GET_FEATURES, vu.GET_PROTOCOL_FEATURES, vu.GET_QUEUE_NUM, vu.GET_MAX_
 def test_need_reply_is_answered_once(lab, req):
     """Any message with NEED_REPLY gets exactly one reply, or the connection ends; never two."""
     payloads = {vu.SET_MEM_TABLE: bytes(8), vu.SET_VRING_ADDR: bytes(40), vu.ADD_MEM_REG: bytes(40),
-                vu.REM_MEM_REG: bytes(40), **{r: b'' for r in (*U64S, vu.SET_OWNER, vu.RESET_OWNER,
-                                                               vu.RESET_DEVICE)}}
+                vu.REM_MEM_REG: bytes(40), vu.SET_CONFIG: config_part(0, 4), **{r: b'' for r in (*U64S, vu.SET_OWNER, vu.RESET_OWNER,
+                                                               vu.RESET_DEVICE,
+                                                               vu.SET_BACKEND_REQ_FD)}}
     with lab.attack(), lab.front('evil') as f:
         f.send(req, payloads.get(req, bytes(8)), flags=1 | vu.NEED_REPLY)
         try:
@@ -244,6 +249,47 @@ def test_stopping_one_ring_leaves_the_other(net):
     a.stop()
     a.qemu_rings()
     cross(a, b, 3)
+
+
+def test_configuration(net):
+    """With config=yes a front-end may ask for MAC, link, queues and MTU, and is told of changes."""
+    a = net.nic('cloud_hypervisor', {'config': 'yes', 'mac': '52:54:00:aa:bb:cc', 'mtu': '4000',
+                                     'queues': '3'})
+    b = net.nic()
+    assert {'VIRTIO_NET_F_MAC', 'VIRTIO_NET_F_STATUS'} <= set(net.state(a.name)['features_offered'])
+
+    def asked():
+        a.send(vu.GET_CONFIG, config_part(0, 12))
+        return struct.unpack('<6sHHH', a.reply(vu.GET_CONFIG, 24)[12:])
+
+    guest = bytes.fromhex('525400aabbcc')
+    assert asked() == (guest, 1, 3, 4000)
+    ours, theirs = socket.socketpair()
+    a.do(vu.SET_BACKEND_REQ_FD, b'', [theirs.fileno()])
+    theirs.close()
+    ours.settimeout(vu.TIMEOUT)
+    changed = struct.pack('<III', 2, 1, 0)
+    cross(a, b)
+    net.set(a.name, link='down')
+    assert ours.recv(100) == changed and asked() == (guest, 0, 3, 4000)
+    assert a.alive() and net.state(a.name)['state'] == 'down'
+    b.send_frames(frame(a.mac, b.mac, 60))
+    wait_for('drop', lambda: net.drops(a.name) == {'link-down': 1})
+    net.set(a.name, link='up')
+    assert ours.recv(100) == changed and asked() == (guest, 1, 3, 4000)
+    cross(a, b, 2)
+    net.set(a.name, mtu='1400')
+    assert ours.recv(100) == changed and asked() == (guest, 1, 3, 1400)
+    assert a.ack(vu.SET_CONFIG, config_part(0, 6)) != 0
+    ours.close()
+    cross(a, b, 3)
+
+
+def test_configuration_is_offered_on_demand(net):
+    a = net.front()
+    assert not a.ask(vu.GET_PROTOCOL_FEATURES) & (vu.CONFIG | vu.BACKEND_REQ)
+    a.send(vu.GET_CONFIG, config_part(0, 12))
+    assert a.reply(vu.GET_CONFIG, 0) == b''
 
 
 def test_link_down(net):

@@ -29,12 +29,14 @@ GET_VRING_BASE, SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR = 11, 12, 13, 14
 GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_QUEUE_NUM, SET_VRING_ENABLE = 15, 16, 17, 18
 SEND_RARP, NET_SET_MTU, RESET_DEVICE, GET_MAX_MEM_SLOTS = 19, 20, 34, 36
 ADD_MEM_REG, REM_MEM_REG, SET_STATUS, GET_STATUS = 37, 38, 39, 40
+SET_BACKEND_REQ_FD, GET_CONFIG, SET_CONFIG = 21, 24, 25
 
 # virtio features
 MRG_RXBUF, INDIRECT, EVENT_IDX, PROTOCOL, VERSION_1 = 1 << 15, 1 << 28, 1 << 29, 1 << 30, 1 << 32
 NET_MQ = 1 << 22
 # protocol features
 MQ, RARP, REPLY_ACK, NET_MTU, P_RESET, MEM_SLOTS, STATUS = (1 << b for b in (0, 2, 3, 4, 13, 15, 16))
+BACKEND_REQ, CONFIG = 1 << 5, 1 << 9
 
 NEED_REPLY = 8
 DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4
@@ -584,7 +586,7 @@ class Nic(Front):
         self.set_owner()
         self.set_features()
         self.u64(SET_PROTOCOL_FEATURES,
-                 self.ask(GET_PROTOCOL_FEATURES) & (MQ | REPLY_ACK | MEM_SLOTS))
+                 self.ask(GET_PROTOCOL_FEATURES) & (MQ | REPLY_ACK | MEM_SLOTS | CONFIG | BACKEND_REQ))
         self.send(GET_QUEUE_NUM, flags=1 | NEED_REPLY)  # its own reply is the answer
         assert struct.unpack('<Q', self.reply(GET_QUEUE_NUM))[0] >= 2
         self.set_features()

@@ -897,9 +897,22 @@ static void say_any(struct front *f, uint32_t request, uint32_t flags)
     case VU_SHAPE_REGION:
         say_region(f, request, flags, 0, MEM_BYTES, 1);
         break;
+    case VU_SHAPE_CONFIG:
+        send_msg(f, request, flags, zeros, VU_CONFIG_HEAD, NULL, 0);
+        break;
     default:
         send_msg(f, request, flags, zeros, d->shape == VU_SHAPE_U64 ? 8 : 0, NULL, 0);
         break;
+    }
+}
+
+/* The configuration is not offered here: the answer to its request is empty. */
+static void any_reply(struct front *f, uint32_t request)
+{
+    if (vu_msg_desc(request)->answer == VU_ANSWER_CONFIG) {
+        assert_int_equal(config_reply(f, request, NULL), 0);
+    } else {
+        reply(f, request);
     }
 }
 
@@ -909,7 +922,7 @@ static void one_answer_to_everything(void **state)
         bool own = vu_msg_desc(r)->spoken && vu_msg_desc(r)->answer != VU_ANSWER_ACK;
 
         say_any(&F, r, NEED_REPLY);
-        reply(&F, r);
+        any_reply(&F, r);
         no_reply(&F);
         if (r == VU_SET_MEM_TABLE || r == VU_ADD_MEM_REG) {
             continue; /* without NEED_REPLY the second one is a refusal, which closes */
@@ -919,7 +932,7 @@ static void one_answer_to_everything(void **state)
         }
         say_any(&F, r, PLAIN);
         if (own) {
-            reply(&F, r);
+            any_reply(&F, r);
         }
         no_reply(&F);
         assert_true(F.own.up);
@@ -1017,7 +1030,8 @@ static void fds_where_none_belong(void **state)
         const struct vu_msg_desc *d = vu_msg_desc(r);
         static const uint32_t size[VU_N_SHAPES] = {
             [VU_SHAPE_U64] = 8,        [VU_SHAPE_RING_FD] = 8, [VU_SHAPE_RING_STATE] = 8,
-            [VU_SHAPE_RING_ADDR] = 40, [VU_SHAPE_TABLE] = 8,   [VU_SHAPE_REGION] = 40};
+            [VU_SHAPE_RING_ADDR] = 40, [VU_SHAPE_TABLE] = 8,   [VU_SHAPE_REGION] = 40,
+            [VU_SHAPE_CONFIG] = 12};
         int two[] = {F.mem_fd, F.mem_fd};
 
         if (d->spoken) {
@@ -1585,6 +1599,165 @@ static void link_down_as_client(void **state)
     close(l);
 }
 
+/* --- the configuration space ------------------------------------------------------------------ */
+
+#define CONFIG_BITS (VU_PROTOCOL_BIT(CONFIG) | VU_PROTOCOL_BIT(BACKEND_REQ) | VU_PROTOCOL_BIT(REPLY_ACK))
+
+static const struct vnet_config told = {.mac = {0x52, 0x54, 0, 1, 2, 3}, .mtu = 4000};
+
+/* A device that offers it, and a front-end that took it. */
+static void config_begin(struct front *f)
+{
+    struct vu_conf conf = server_conf(f);
+    struct err e = {0};
+
+    front_leave(f);
+    vu_dev_destroy(f->dev);
+    conf.config = true;
+    conf.max_rings = 8;
+    assert_int_equal(vu_dev_create(&f->dev, &conf, &owner_ops, &f->own, f->base, &e), 0);
+    vu_dev_set_config(f->dev, &told);
+    front_connect(f);
+    assert_int_equal(ask(f, VU_GET_PROTOCOL_FEATURES) & CONFIG_BITS, CONFIG_BITS);
+    say_u64(f, VU_SET_PROTOCOL_FEATURES, PLAIN, CONFIG_BITS);
+}
+
+static struct vnet_config ask_config(struct front *f)
+{
+    struct vu_config c = {.size = sizeof(struct vnet_config)};
+    struct vnet_config out;
+
+    send_msg(f, VU_GET_CONFIG, PLAIN, &c, VU_CONFIG_HEAD + c.size, NULL, 0);
+    assert_int_equal(config_reply(f, VU_GET_CONFIG, &c), VU_CONFIG_HEAD + c.size);
+    memcpy(&out, c.bytes, sizeof(out));
+    return out;
+}
+
+static void config_is_told(void **state)
+{
+    struct front *f = &F;
+
+    config_begin(f);
+    struct vnet_config c = ask_config(f);
+    assert_memory_equal(c.mac, told.mac, 6);
+    assert_int_equal(c.mtu, 4000);
+    assert_int_equal(c.status, VNET_S_LINK_UP);
+    assert_int_equal(c.max_pairs, 4);
+    assert_int_equal(c.speed, VNET_SPEED_UNKNOWN);
+
+    /* any part; behind the end there is nothing */
+    for (uint32_t from = 0; from <= VU_CONFIG_MAX; from++) {
+        for (uint32_t n = 0; n <= VU_CONFIG_MAX - from; n += 1 + n / 7) {
+            struct vu_config p = {.offset = from, .size = n};
+            uint8_t all[VU_CONFIG_MAX] = {0};
+
+            memcpy(all, &c, sizeof(c));
+            memset(p.bytes, 0xee, sizeof(p.bytes));
+            send_msg(f, VU_GET_CONFIG, from % 2 ? NEED_REPLY : PLAIN, &p, VU_CONFIG_HEAD + n, NULL, 0);
+            assert_int_equal(config_reply(f, VU_GET_CONFIG, &p), VU_CONFIG_HEAD + n);
+            assert_memory_equal(p.bytes, all + from, n);
+        }
+    }
+    no_reply(f);
+}
+
+static void config_is_read_only(void **state)
+{
+    struct front *f = &F;
+    struct vu_config c = {.size = 6};
+
+    config_begin(f);
+    memcpy(c.bytes, told.mac, 6);
+    send_msg(f, VU_SET_CONFIG, NEED_REPLY, &c, VU_CONFIG_HEAD + 6, NULL, 0);
+    assert_int_equal(reply(f, VU_SET_CONFIG), 1);
+    c.flags = VU_CONFIG_F_MIGRATION; /* a guest arrives with what it was told before */
+    send_msg(f, VU_SET_CONFIG, NEED_REPLY, &c, VU_CONFIG_HEAD + 6, NULL, 0);
+    assert_int_equal(reply(f, VU_SET_CONFIG), 0);
+    c.bytes[5]++;
+    send_msg(f, VU_SET_CONFIG, NEED_REPLY, &c, VU_CONFIG_HEAD + 6, NULL, 0);
+    assert_int_equal(reply(f, VU_SET_CONFIG), 1);
+    assert_non_null(strstr(info(f).last_error, "read-only"));
+    assert_memory_equal(ask_config(f).mac, told.mac, 6);
+}
+
+static bool told_of_change(int channel)
+{
+    struct vu_hdr h[2];
+    ssize_t n = recv(channel, h, sizeof(h), MSG_DONTWAIT);
+
+    assert_true(n < 0 || (n == sizeof(h[0]) && h[0].request == 2 && h[0].flags == 1 && !h[0].size));
+    return n > 0;
+}
+
+/* Link and MTU change while it is connected: it stays connected, its rings rest, it is told. */
+static void config_changes(void **state)
+{
+    struct front *f = &F;
+    struct vnet_config c = told;
+    int channel[2], pipes[2];
+    struct err e;
+
+    config_begin(f);
+    say_all(f);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, channel), 0);
+    assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
+    send_msg(f, VU_SET_BACKEND_REQ_FD, NEED_REPLY, NULL, 0, &pipes[1], 1);
+    assert_int_equal(reply(f, VU_SET_BACKEND_REQ_FD), 1); /* a pipe is none */
+    for (unsigned i = 0; i < 3; i++) {                    /* repeated: the last one counts */
+        send_msg(f, VU_SET_BACKEND_REQ_FD, NEED_REPLY, NULL, 0, &channel[1], 1);
+        assert_int_equal(reply(f, VU_SET_BACKEND_REQ_FD), 0);
+    }
+    assert_int_equal(vu_dev_set_link(f->dev, false, &e), 0);
+    assert_log("stop 0;stop 1;");
+    assert_string_equal(info(f).state, "down");
+    assert_string_equal(ring_info(f, 0).why, "the link is down");
+    assert_true(told_of_change(channel[0]));
+    assert_int_equal(ask_config(f).status, 0);
+    assert_int_equal(dial_path(f->path), -ECONNREFUSED); /* and nobody else gets in */
+    assert_int_equal(vu_dev_set_link(f->dev, true, &e), 0);
+    assert_log("start 0 @0;start 1 @0;");
+    assert_true(told_of_change(channel[0]));
+    assert_int_equal(ask_config(f).status, VNET_S_LINK_UP);
+    c.mtu = 1400;
+    vu_dev_set_config(f->dev, &c);
+    assert_true(told_of_change(channel[0]));
+    assert_int_equal(ask_config(f).mtu, 1400);
+
+    /* A channel that nobody reads fills up; nobody waits for it. */
+    for (unsigned i = 0; i < 1000; i++) {
+        vu_dev_set_config(f->dev, &c);
+    }
+    close(channel[0]);
+    vu_dev_set_config(f->dev, &c); /* and one that is closed raises no signal */
+    close(channel[1]);
+    close(pipes[0]);
+    close(pipes[1]);
+    assert_int_equal(ask_config(f).mtu, 1400);
+
+    /* Left while the link is down: nobody gets in before it is up. */
+    assert_int_equal(vu_dev_set_link(f->dev, false, &e), 0);
+    front_leave(f);
+    assert_int_equal(dial_path(f->path), -ECONNREFUSED);
+    assert_int_equal(vu_dev_set_link(f->dev, true, &e), 0);
+    front_connect(f);
+}
+
+/* Offered, but not taken: what is asked for without having been negotiated is refused. */
+static void config_not_taken(void **state)
+{
+    struct front *f = &F;
+    struct vu_config c = {.size = 6};
+
+    config_begin(f);
+    say_u64(f, VU_SET_PROTOCOL_FEATURES, PLAIN, VU_PROTOCOL_BIT(REPLY_ACK));
+    send_msg(f, VU_GET_CONFIG, PLAIN, &c, VU_CONFIG_HEAD + 6, NULL, 0);
+    assert_int_equal(config_reply(f, VU_GET_CONFIG, &c), 0);
+    send_msg(f, VU_SET_BACKEND_REQ_FD, NEED_REPLY, NULL, 0, &f->mem_fd, 1);
+    assert_int_equal(reply(f, VU_SET_BACKEND_REQ_FD), 1);
+    send_msg(f, VU_SET_BACKEND_REQ_FD, NEED_REPLY, NULL, 0, NULL, 0);
+    assert_int_equal(reply(f, VU_SET_BACKEND_REQ_FD), 1);
+}
+
 /* 100 ms, doubling, at most 2 s; and from the start again after a connection that lasted. */
 static void client_backs_off(void **state)
 {
@@ -1885,6 +2058,10 @@ int main(void)
         T(owner_that_is_not_ours_to_give),
         T(random_conversations),
         T(client_mode),
+        T(config_is_told),
+        T(config_is_read_only),
+        T(config_changes),
+        T(config_not_taken),
         T(link_down),
         T(link_down_as_client),
         T(client_backs_off), /* the last one: it stops the clock */

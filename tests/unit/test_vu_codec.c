@@ -21,10 +21,10 @@ static const struct expect {
     {9, 40, 0, false},  {10, 8, 0, false}, {11, 8, 0, true},  {12, 8, 1, false}, {13, 8, 1, false},
     {14, 8, 1, false},  {15, 0, 0, true},  {16, 8, 0, false}, {17, 0, 0, true},  {18, 8, 0, false},
     {19, 8, 0, false},  {20, 8, 0, false}, {34, 0, 0, false}, {36, 0, 0, true},  {37, 40, 1, false},
-    {38, 40, 1, false}, {39, 8, 0, false}, {40, 0, 0, true},
+    {38, 40, 1, false}, {39, 8, 0, false}, {40, 0, 0, true},  {21, 0, 1, false},
 };
-static const uint32_t not_spoken[] = {6,  7,  21, 22, 23, 24, 25, 26, 27, 28, 29,   30,
-                                      31, 32, 33, 35, 41, 42, 43, 44, 0,  45, 1000, UINT32_MAX};
+static const uint32_t not_spoken[] = {6,  7,  22, 23, 26, 27, 28, 29, 30,   31,       32,
+                                      33, 35, 41, 42, 43, 44, 0,  45, 1000, UINT32_MAX};
 
 static int header(uint32_t request, uint32_t flags, uint32_t size)
 {
@@ -59,6 +59,16 @@ static void table_size(void **state)
     }
 }
 
+static void config_size(void **state)
+{
+    for (uint32_t size = 0; size < 5000; size++) {
+        bool fits = size >= 12 && size <= 12 + 256;
+
+        assert_int_equal(header(VU_GET_CONFIG, 1, size) == 0, fits);
+        assert_int_equal(header(VU_SET_CONFIG, 1, size) == 0, fits);
+    }
+}
+
 static void the_unknown_is_bounded(void **state)
 {
     for (unsigned i = 0; i < ARRAY_SIZE(not_spoken); i++) {
@@ -88,7 +98,7 @@ static void descriptions(void **state)
     for (uint32_t r = 0; r < VU_REQUEST_MAX; r++) {
         spoken += vu_msg_desc(r)->spoken;
     }
-    assert_int_equal(spoken, ARRAY_SIZE(document) + 1); /* SET_MEM_TABLE */
+    assert_int_equal(spoken, ARRAY_SIZE(document) + 3); /* SET_MEM_TABLE, GET_CONFIG, SET_CONFIG */
     for (unsigned i = 0; i < ARRAY_SIZE(document); i++) {
         const struct vu_msg_desc *d = vu_msg_desc(document[i].request);
 
@@ -147,6 +157,27 @@ static void number_of_fds(void **state)
     for (unsigned i = 0; i < ARRAY_SIZE(not_spoken); i++) {
         assert_true(good(message(not_spoken[i], 0, VU_MAX_FDS)));
     }
+}
+
+/* The range lies in the 256 bytes, and the payload is as long as it says. */
+static void config_range(void **state)
+{
+    static const uint32_t some[] = {0, 1, 23, 24, 255, 256, 257, 0x7fffffff, 0xffffff00, UINT32_MAX};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(some); i++) {
+        for (unsigned k = 0; k < ARRAY_SIZE(some); k++) {
+            uint64_t end = (uint64_t)some[i] + some[k];
+
+            for (uint32_t more = 0; more < 2; more++) {
+                struct vu_msg *m = message(VU_GET_CONFIG, 12 + MIN(some[k], 256u) + more, 0);
+
+                m->p.config.offset = some[i];
+                m->p.config.size = some[k];
+                assert_int_equal(good(m), end <= 256 && !more);
+            }
+        }
+    }
+    assert_false(good(message(VU_GET_CONFIG, 12, 1)));
 }
 
 static void table_count(void **state)
@@ -231,6 +262,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_size_fits),
         cmocka_unit_test(table_size),
+        cmocka_unit_test(config_size),
+        cmocka_unit_test(config_range),
         cmocka_unit_test(the_unknown_is_bounded),
         cmocka_unit_test(flags),
         cmocka_unit_test(descriptions),

@@ -377,6 +377,27 @@ static inline uint64_t reply(struct front *f, uint32_t request)
     return r.v;
 }
 
+/* The answer to GET_CONFIG; its length. */
+static inline uint32_t config_reply(struct front *f, uint32_t request, struct vu_config *out)
+{
+    struct pollfd p = {.fd = f->s, .events = POLLIN};
+    struct {
+        struct vu_hdr h;
+        struct vu_config c;
+    } r;
+
+    WAIT_FOR(f, poll(&p, 1, 0) == 1);
+    ssize_t n = recv(f->s, &r, sizeof(r), 0);
+    assert_true(n >= (ssize_t)sizeof(r.h));
+    assert_int_equal(r.h.request, request);
+    assert_int_equal(r.h.flags, 5);
+    assert_int_equal(r.h.size, (size_t)n - sizeof(r.h));
+    if (out) {
+        *out = r.c;
+    }
+    return r.h.size;
+}
+
 static inline void no_reply(struct front *f)
 {
     char c;
