@@ -20,11 +20,12 @@ _ringway() {
     --rundir) compopt -o dirnames; return ;;
     -c | --config) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     --log-level) words='error warn info debug' ;;
-    --workers | --mac-size | --poll-us) return ;;
+    --workers | --mac-size | --poll-us | --balance-ms) return ;;
     *)
         case $COMP_CWORD:$cmd in
         1:*) words='run show why capture port mac bridge stop check demo bench help version' ;;
-        *:run) words='-c --rundir --workers --mac-size --poll-us --log-level --libvirt --help' ;;
+        *:run) words='-c --rundir --workers --mac-size --poll-us --balance-ms --log-level --libvirt
+                        --help' ;;
         2:show) words='ports macs workers drops bridges config' ;;
         2:port) words='add del set' ;;
         2:mac) words='add del flush' ;;

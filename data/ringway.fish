@@ -46,6 +46,7 @@ complete -c ringway -n '__fish_seen_subcommand_from run check' -s c -r -F -d 'co
 complete -c ringway -n '__fish_seen_subcommand_from run' -l workers -x -d 'CPUs of the workers'
 complete -c ringway -n '__fish_seen_subcommand_from run' -l mac-size -x -d 'MAC table entries'
 complete -c ringway -n '__fish_seen_subcommand_from run' -l poll-us -x -d 'polling before sleep'
+complete -c ringway -n '__fish_seen_subcommand_from run' -l balance-ms -x -d 'spreading of queues'
 complete -c ringway -n '__fish_seen_subcommand_from run' -l log-level -x -a 'error warn info debug'
 complete -c ringway -n '__fish_seen_subcommand_from run' -l libvirt -d 'print XML for libvirt'
 complete -c ringway -l rundir -x -a '(__fish_complete_directories)' -d 'run directory'

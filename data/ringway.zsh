@@ -29,6 +29,7 @@ _ringway() {
         _arguments '-c[configuration file]:file:_files' '--rundir[run directory]:directory:_files -/' \
             '--workers[CPUs]:CPU list' '--mac-size[MAC table entries]:number' \
             '--poll-us[polling before sleep]:microseconds' \
+            '--balance-ms[spreading of queues over workers]:milliseconds' \
             '--log-level[what to print]:level:(error warn info debug)' \
             '--libvirt[print XML for libvirt]' '--help' '*:port'
         ;;

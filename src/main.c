@@ -39,6 +39,7 @@ static int bring_up(struct boot *b, struct run_opts *o, struct err *e)
         .worker_cpu = conf->n_cpu ? conf->cpu : NULL,
         .mac_size = conf->mac_size,
         .poll_us = conf->poll_us,
+        .balance_ms = conf->balance_ms,
     };
     char *path;
     int rc;

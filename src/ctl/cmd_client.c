@@ -21,6 +21,7 @@ static const char port_usage[] =
     "usage: ringway port add PORT...              PORT is NAME or NAME=KIND,key=value,...\n"
     "       ringway port del NAME...\n"
     "       ringway port set NAME KEY=VALUE...\n"
+    "       ringway port set NAME queue=N worker=M   only worker M polls this queue; or worker=auto\n"
     "       (all with --rundir DIR)\n"
     "Several are done in order; the first failure ends the command.\n"
     "`ringway run --help` lists kinds and keys, and which may be set.\n";
@@ -144,11 +145,45 @@ static int port_del(struct client *c, int n, char **args)
     return status;
 }
 
+/* queue=N worker=M: two words, one change. The value behind key=, NULL: it is another key. */
+static const char *value_of(const char *arg, const char *key)
+{
+    size_t len = strlen(key);
+
+    return !strncmp(arg, key, len) && arg[len] == '=' ? arg + len + 1 : NULL;
+}
+
+/* The parameters of queue.pin, or NULL after an error message. */
+static json_t *pin_params(const char *port, const char *queue, const char *worker)
+{
+    uint64_t q, w;
+    bool any = worker && !strcmp(worker, "auto");
+
+    if (!text_number(queue, 10, INT32_MAX, &q)) {
+        cli_usage("queue=%.40s is not the number of a queue", queue);
+        return NULL;
+    }
+    if (!worker || (!any && !text_number(worker, 10, INT32_MAX, &w))) {
+        cli_usage("queue=%s must be followed by worker=N or worker=auto", queue);
+        return NULL;
+    }
+    return json_pack("{s:s, s:I, s:o}", "port", port, "queue", (json_int_t)q, "worker",
+                     any ? json_null() : json_integer((json_int_t)w));
+}
+
 static int port_set(struct client *c, int n, char **args)
 {
     int status = 0;
 
     for (int i = 1; i < n && !status; i++) {
+        const char *queue = value_of(args[i], "queue");
+
+        if (queue) {
+            const char *worker = value_of(args[++i], "worker");
+
+            status = call(c, "queue.pin", pin_params(args[0], queue, worker), NULL);
+            continue;
+        }
         char *eq = strchr(args[i], '=');
 
         *eq = 0;
@@ -169,6 +204,15 @@ static bool all_pairs(int n, char **args)
         if (!eq || eq == args[i]) {
             cli_usage("\"%s\" is not KEY=VALUE", args[i]);
             return false;
+        }
+        const char *queue = value_of(args[i], "queue");
+        if (queue) {
+            json_t *pin = pin_params("", queue, ++i < n ? value_of(args[i], "worker") : NULL);
+
+            json_decref(pin);
+            if (!pin) {
+                return false;
+            }
         }
     }
     return true;

@@ -433,14 +433,15 @@ static void print_workers(FILE *f, const json_t *r, const char *name)
 
     table_init(&t, ARRAY_SIZE(head), head);
     json_array_foreach (json_object_get(r, "workers"), i, w) {
-        char queues[400] = "";
+        char queues[8192] = "";
         const json_t *cpu = json_object_get(w, "cpu");
 
         json_array_foreach (json_object_get(w, "queues"), k, q) {
             size_t used = strlen(queues);
 
-            snprintf(queues + used, sizeof(queues) - used, "%s%s", k ? " " : "",
-                     json_string_value(q));
+            snprintf(queues + used, sizeof(queues) - used, "%s%s/%lld %.0f%%%s", k ? ", " : "",
+                     str(q, "port"), integer(q, "queue"), num(q, "load") * 100,
+                     json_is_true(json_object_get(q, "pinned")) ? " pinned" : "");
         }
         table_add(&t, "%lld", integer(w, "id"));
         table_add(&t, json_is_integer(cpu) ? "%lld" : "any", (long long)json_integer_value(cpu));

@@ -21,6 +21,7 @@ void conf_init(struct conf *c)
         .log_level = -1,
         .mac_size = MACTAB_DEFAULT_SIZE,
         .poll_us = CONF_POLL_US,
+        .balance_ms = CONF_BALANCE_MS,
     };
 }
 
@@ -74,6 +75,19 @@ int conf_set_poll_us(struct conf *c, const char *text, struct err *e)
                        text, CONF_POLL_US_MAX);
     }
     c->poll_us = (unsigned)v;
+    return 0;
+}
+
+int conf_set_balance_ms(struct conf *c, const char *text, struct err *e)
+{
+    uint64_t v;
+
+    if (!text_number(text, 10, CONF_BALANCE_MS_MAX, &v) || (v && v < CONF_BALANCE_MS_MIN)) {
+        return err_set(e, -EINVAL,
+                       "balance-ms \"%s\" is neither 0 nor a number of milliseconds from %u to %u",
+                       text, CONF_BALANCE_MS_MIN, CONF_BALANCE_MS_MAX);
+    }
+    c->balance_ms = (unsigned)v;
     return 0;
 }
 

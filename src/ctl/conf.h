@@ -6,6 +6,7 @@
  *   workers: "0,2-3"        # CPUs; one worker per CPU.  Left out: one worker, not pinned
  *   mac-size: 131072
  *   poll-us: 50
+ *   balance-ms: 1000
  *   log-level: info
  *   rundir: /run/ringway
  *   bridges:
@@ -32,6 +33,9 @@
 #define CONF_LIST_MAX     (16 * 1024)   /* characters of a list in it */
 #define CONF_POLL_US      50
 #define CONF_POLL_US_MAX  1000000
+#define CONF_BALANCE_MS     1000
+#define CONF_BALANCE_MS_MIN 10 /* each round of it waits for the workers */
+#define CONF_BALANCE_MS_MAX 3600000
 #define CONF_MAC_SIZE_MAX (1u << 26)
 
 struct conf_mac {
@@ -49,6 +53,7 @@ struct conf {
     unsigned n_cpu;    /* 0: one worker, not pinned */
     uint32_t mac_size; /* entries */
     unsigned poll_us;
+    unsigned balance_ms; /* 0: never */
     struct bridge_conf *bridge;
     unsigned n_bridges;
     struct port_conf *port;
@@ -71,6 +76,7 @@ int conf_add_port(struct conf *c, struct port_conf *p, struct err *e);
 int conf_add_cpus(struct conf *c, const char *list, struct err *e);
 int conf_set_mac_size(struct conf *c, const char *text, struct err *e);
 int conf_set_poll_us(struct conf *c, const char *text, struct err *e);
+int conf_set_balance_ms(struct conf *c, const char *text, struct err *e);
 
 /* Create the bridges, ports and static addresses in dp. Errors say which line they come from. */
 int conf_apply(const struct conf *c, struct dp *dp, struct err *e);

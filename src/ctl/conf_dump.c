@@ -120,6 +120,7 @@ json_t *conf_from_dp(const struct dp *dp, const struct conf *boot)
     put_workers(o, dp);
     json_object_set_new(o, "mac-size", json_integer(boot->mac_size));
     json_object_set_new(o, "poll-us", json_integer(boot->poll_us));
+    json_object_set_new(o, "balance-ms", json_integer(boot->balance_ms));
     json_object_set_new(o, "log-level", json_string(log_level_name(log_get_level())));
     if (boot->rundir) {
         json_object_set_new(o, "rundir", json_string(boot->rundir));

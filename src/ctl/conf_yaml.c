@@ -563,6 +563,16 @@ static int read_poll_us(struct reader *r, const yaml_node_t *n, void *obj)
     return conf_set_poll_us(obj, text, r->e) ? fail_at(r, n->start_mark) : 0;
 }
 
+static int read_balance_ms(struct reader *r, const yaml_node_t *n, void *obj)
+{
+    const char *text = text_of(r, n, "balance-ms");
+
+    if (!text) {
+        return -EINVAL;
+    }
+    return conf_set_balance_ms(obj, text, r->e) ? fail_at(r, n->start_mark) : 0;
+}
+
 static int read_log_level(struct reader *r, const yaml_node_t *n, void *obj)
 {
     struct conf *c = obj;
@@ -595,9 +605,10 @@ static int read_rundir(struct reader *r, const yaml_node_t *n, void *obj)
 }
 
 static const struct key_def top_keys[] = {
-    {"workers", read_workers},     {"mac-size", read_mac_size}, {"poll-us", read_poll_us},
-    {"log-level", read_log_level}, {"rundir", read_rundir},     {"bridges", read_bridges},
-    {"ports", read_ports},         {"macs", read_macs},         {NULL, NULL},
+    {"workers", read_workers},       {"mac-size", read_mac_size},   {"poll-us", read_poll_us},
+    {"balance-ms", read_balance_ms}, {"log-level", read_log_level}, {"rundir", read_rundir},
+    {"bridges", read_bridges},       {"ports", read_ports},         {"macs", read_macs},
+    {NULL, NULL},
 };
 
 /* Static addresses name ports, which may stand behind them in the file. */

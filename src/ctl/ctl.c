@@ -32,6 +32,7 @@ int ctl_create(struct ctl **out, struct dp *dp, const struct conf *boot, struct 
     conf_init(&c->boot);
     c->boot.mac_size = boot->mac_size;
     c->boot.poll_us = boot->poll_us;
+    c->boot.balance_ms = boot->balance_ms;
     c->boot.rundir = boot->rundir ? strdup(boot->rundir) : NULL;
     c->rates = rates_create();
     if (!c->rates || (boot->rundir && !c->boot.rundir)) {

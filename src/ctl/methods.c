@@ -278,6 +278,21 @@ static int port_set(struct ctl *c, const json_t *params, json_t **result, struct
     return rc ? rc : dp_port_set(c->dp, p->name, key, value, e);
 }
 
+/* worker left out or null: the queue may go anywhere again. */
+static int queue_pin(struct ctl *c, const json_t *params, json_t **result, struct err *e)
+{
+    json_int_t queue = -1, worker = -1;
+    struct port *p;
+    int rc = want_port(c, params, "port", true, &p, e);
+
+    rc = rc ? rc : want_number(params, "queue", 0, INT32_MAX, &queue, e);
+    rc = rc ? rc : want_number(params, "worker", 0, INT32_MAX, &worker, e);
+    if (!rc && queue < 0) {
+        rc = err_set(e, CTL_BAD_PARAMS, "parameter \"queue\" is missing");
+    }
+    return rc ? rc : dp_queue_pin(c->dp, p->name, (unsigned)queue, (int)worker, e);
+}
+
 /* --- drops -------------------------------------------------------------------------------- */
 
 static void port_drops(const struct ctl *c, const struct port *p, json_t *list)
@@ -754,10 +769,9 @@ static json_t *queues_json(struct ctl *c, unsigned worker)
     json_t *list = json_array();
 
     for (unsigned i = 0; i < MIN(n, ARRAY_SIZE(q)); i++) {
-        char name[PORT_NAME_MAX + 8];
-
-        snprintf(name, sizeof(name), "%s/%u", q[i]->port->name, q[i]->queue);
-        json_array_append_new(list, json_string(name));
+        json_array_append_new(list, json_pack("{s:s, s:i, s:f, s:b}", "port", q[i]->port->name,
+                                              "queue", (int)q[i]->queue, "load", q[i]->load,
+                                              "pinned", (int)q[i]->pinned));
     }
     return list;
 }
@@ -823,6 +837,7 @@ const struct ctl_method ctl_methods[] = {
     {"port.add", PARAMS("name", "kind", "options"), port_add},
     {"port.del", PARAMS("name"), port_del},
     {"port.set", PARAMS("name", "key", "value"), port_set},
+    {"queue.pin", PARAMS("port", "queue", "worker"), queue_pin},
     {"drops.list", PARAMS("port"), drops_list},
     {"capture.start", PARAMS("port", "filter", "direction", "drops", "snaplen", "buffer"),
      capture_begin},

@@ -29,6 +29,8 @@ static const char usage[] =
     "                       default: one worker, on any CPU\n"
     "      --mac-size N     entries of the MAC table (default 131072)\n"
     "      --poll-us N      how long an idle worker polls before it sleeps (default 50)\n"
+    "      --balance-ms N   how often queues are spread over the workers by their load; 0: never\n"
+    "                       (default 1000)\n"
     "      --log-level L    error, warn, info (default) or debug\n"
     "      --libvirt        print libvirt's XML instead of QEMU's arguments\n"
     "  -h, --help\n";
@@ -56,6 +58,7 @@ static const struct option options[] = {
     {"workers", required_argument, NULL, 'w'},
     {"mac-size", required_argument, NULL, 'm'},
     {"poll-us", required_argument, NULL, 'p'},
+    {"balance-ms", required_argument, NULL, 'b'},
     {"log-level", required_argument, NULL, 'l'},
     {"libvirt", no_argument, NULL, 'v'},
     {"help", no_argument, NULL, 'h'},
@@ -64,7 +67,7 @@ static const struct option options[] = {
 
 /* What the command line says wins over the file, so it is kept until the file has been read. */
 struct line {
-    const char *file, *workers, *mac_size, *poll_us, *log_level;
+    const char *file, *workers, *mac_size, *poll_us, *balance_ms, *log_level;
 };
 
 static int read_line(struct run_opts *o, struct line *l, int argc, char **argv)
@@ -97,6 +100,9 @@ static int read_line(struct run_opts *o, struct line *l, int argc, char **argv)
         case 'p':
             l->poll_us = optarg;
             break;
+        case 'b':
+            l->balance_ms = optarg;
+            break;
         case 'l':
             l->log_level = optarg;
             break;
@@ -126,6 +132,9 @@ static int apply_line(struct conf *conf, const struct line *l, struct err *e)
         return e->code;
     }
     if (l->poll_us && conf_set_poll_us(conf, l->poll_us, e)) {
+        return e->code;
+    }
+    if (l->balance_ms && conf_set_balance_ms(conf, l->balance_ms, e)) {
         return e->code;
     }
     if (l->log_level) {

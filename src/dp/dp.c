@@ -22,6 +22,7 @@
 #include "base/evsignal.h"
 #include "base/log.h"
 #include "base/nearest.h"
+#include "dp/pins.h"
 #include "dp/vlan_hot.h"
 #include "dp/worker.h"
 #include "port/capture.h"
@@ -99,22 +100,15 @@ int dp_rebuild(struct dp *dp, struct err *e)
 static int env_attach(void *ctx, struct rxq *q, struct err *e)
 {
     struct dp *dp = ctx;
-    struct worker *best = dp->worker[0];
 
-    for (unsigned i = 1; i < dp->n_workers; i++) {
-        if (worker_n_queues(dp->worker[i]) < worker_n_queues(best)) {
-            best = dp->worker[i];
-        }
-    }
-    return worker_attach(best, q, e);
+    return placement_attach(&dp->place, q, e);
 }
 
 static void env_detach(void *ctx, struct rxq *q)
 {
-    (void)ctx;
-    if (q->worker) {
-        worker_detach(q->worker, q);
-    }
+    struct dp *dp = ctx;
+
+    placement_detach(&dp->place, q);
 }
 
 static void env_barrier(void *ctx)
@@ -220,6 +214,21 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     dp_tick(arg);
 }
 
+void dp_balance(struct dp *dp)
+{
+    placement_measure(&dp->place);
+    if (dp->balance) {
+        placement_balance(&dp->place);
+    }
+}
+
+static void on_balance(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    dp_balance(arg);
+}
+
 /* ---- bridges ----------------------------------------------------------------------------------- */
 
 struct dp_bridge *dp_bridge_find(const struct dp *dp, const char *name)
@@ -316,6 +325,8 @@ static const struct port_option_def bridge_keys[] = {
      .check = vlan_check_untagged},
     {"vlan-protocol", "of its tags (default: what its bridge says)", .changeable = true,
      .type = PORT_WORD, .words = VLAN_PROTO_WORDS},
+    {"pin", "which worker polls which queue: QUEUE:WORKER, several joined by + (default none)",
+     .changeable = true, .check = pins_check},
     {NULL},
 };
 
@@ -446,6 +457,7 @@ static int take_bridge_keys(const struct dp *dp, const struct port_conf *c, stru
     int rc = port_conf_check(c, bridge_keys, e);
 
     rc = rc ? err_prefix(e, "port %s", c->name) : check_limit(dp, c->name, limit, e);
+    rc = rc ? rc : placement_check_pins(&dp->place, c->name, port_conf_get(c, "pin"), e);
     *o = (struct bridge_opts){.bridge = bridge ? bridge : BRIDGE_DEFAULT,
                               .isolated = port_conf_is(c, "isolated", "yes"),
                               .limit = (uint32_t)limit};
@@ -527,6 +539,7 @@ int dp_port_add(struct dp *dp, const struct port_conf *c, struct err *e)
     dp->port[slot] = (struct dp_port){p, b, o.isolated, dp->n_added++, o.vlan};
     b->n_ports++;
     rc = dp_vlans_update(dp, b, false, e);
+    rc = rc ? rc : placement_pin(&dp->place, p, e); /* queues that were there before their pins */
     if (rc) {
         port_remove(dp, p);
         if (new_bridge) {
@@ -563,6 +576,35 @@ static int check_change(const struct port *p, const char *key, const char *value
     return port_value_check(d, value, e) ? err_prefix(e, "port %s", p->name) : 0;
 }
 
+/* Queues go where they are pinned now; those that are free again stay where they are. */
+static int set_pins(struct dp *dp, struct port *p, const char *pins, struct err *e)
+{
+    int rc = placement_check_pins(&dp->place, p->name, pins, e);
+
+    if (!rc && port_conf_set(&p->conf, "pin", pins)) {
+        rc = err_set(e, -ENOMEM, "out of memory");
+    }
+    return rc ? rc : placement_pin(&dp->place, p, e);
+}
+
+int dp_queue_pin(struct dp *dp, const char *name, unsigned queue, int worker, struct err *e)
+{
+    struct port *p = dp_find_port(dp, name, e);
+
+    if (!p) {
+        return -ENOENT;
+    }
+    if (queue >= PINS_QUEUES) {
+        return err_set(e, -EINVAL, "port %s: queue %u: queues are 0 to %d", name, queue,
+                       PINS_QUEUES - 1);
+    }
+    char *pins = pins_with(port_conf_get(&p->conf, "pin"), queue, worker);
+    int rc = pins ? set_pins(dp, p, pins, e) : err_set(e, -ENOMEM, "out of memory");
+
+    free(pins);
+    return rc;
+}
+
 int dp_port_set(struct dp *dp, const char *name, const char *key, const char *value, struct err *e)
 {
     struct port *p = dp_find_port(dp, name, e);
@@ -573,6 +615,9 @@ int dp_port_set(struct dp *dp, const char *name, const char *key, const char *va
     int rc = check_change(p, key, value, e);
     if (rc) {
         return rc;
+    }
+    if (!strcmp(key, "pin")) {
+        return set_pins(dp, p, value, e);
     }
     if (!strcmp(key, "isolated")) {
         dp->port[p->id].isolated = !strcmp(value, "yes");
@@ -607,27 +652,33 @@ int dp_capture(struct dp *dp, const char *port, const struct capture_conf *c, st
 
 unsigned dp_workers(const struct dp *dp, struct worker_info *out, unsigned max)
 {
-    unsigned n = MIN(dp->n_workers, max);
+    unsigned n = MIN(dp->place.n_workers, max);
 
     for (unsigned i = 0; i < n; i++) {
-        worker_info(dp->worker[i], &out[i]);
+        worker_info(dp->place.worker[i], &out[i]);
     }
     return n;
 }
 
 unsigned dp_worker_queues(const struct dp *dp, unsigned worker, struct rxq **out, unsigned max)
 {
-    unsigned n = worker < dp->n_workers ? MIN(worker_n_queues(dp->worker[worker]), max) : 0;
+    const struct worker *w = worker < dp->place.n_workers ? dp->place.worker[worker] : NULL;
+    unsigned n = w ? MIN(worker_n_queues(w), max) : 0;
 
     for (unsigned i = 0; i < n; i++) {
-        out[i] = worker_queue(dp->worker[worker], i);
+        out[i] = worker_queue(w, i);
     }
     return n;
 }
 
 uint32_t dp_run_once(struct dp *dp)
 {
-    return worker_round(dp->worker[0]);
+    uint32_t frames = 0;
+
+    for (unsigned i = 0; i < dp->place.n_workers; i++) {
+        frames += worker_round(dp->place.worker[i]);
+    }
+    return frames;
 }
 
 /* ---- life -------------------------------------------------------------------------------------- */
@@ -641,25 +692,29 @@ static int start_workers(struct dp *dp, const struct dp_conf *c, struct err *e)
                                  .no_thread = c->no_threads,
                                  .view = &dp->view,
                                  .macs = dp->macs};
-        int rc = worker_create(&dp->worker[i], &wc, e);
+        int rc = worker_create(&dp->place.worker[i], &wc, e);
 
         if (rc) {
             return rc;
         }
-        dp->n_workers++;
+        dp->place.n_workers++;
     }
     return 0;
 }
 
-static int start_events(struct dp *dp, struct event_base *base, struct err *e)
+static int start_events(struct dp *dp, const struct dp_conf *c, struct err *e)
 {
     struct timeval second = {.tv_sec = 1};
+    unsigned ms = dp->balance ? c->balance_ms : BALANCE_MS_DEFAULT;
+    struct timeval balance = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
 
     dp->postfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    dp->post_event = event_new(base, dp->postfd, EV_READ | EV_PERSIST, on_post, dp);
-    dp->tick_event = event_new(base, -1, EV_PERSIST, on_tick, dp);
-    if (dp->postfd < 0 || !dp->post_event || !dp->tick_event ||
-        event_add(dp->post_event, NULL) || event_add(dp->tick_event, &second)) {
+    dp->post_event = event_new(c->evbase, dp->postfd, EV_READ | EV_PERSIST, on_post, dp);
+    dp->tick_event = event_new(c->evbase, -1, EV_PERSIST, on_tick, dp);
+    dp->balance_event = event_new(c->evbase, -1, EV_PERSIST, on_balance, dp);
+    if (dp->postfd < 0 || !dp->post_event || !dp->tick_event || !dp->balance_event ||
+        event_add(dp->post_event, NULL) || event_add(dp->tick_event, &second) ||
+        event_add(dp->balance_event, &balance)) {
         return err_set(e, -ENOMEM, "cannot set up the event loop");
     }
     return 0;
@@ -670,7 +725,7 @@ int dp_create(struct dp **out, const struct dp_conf *c, struct err *e)
     struct dp *dp;
     int rc;
 
-    if (!c->n_workers || c->n_workers > WORKER_MAX || (c->no_threads && c->n_workers != 1)) {
+    if (!c->n_workers || c->n_workers > WORKER_MAX) {
         return err_set(e, -EINVAL, "%u workers: from 1 to %d are possible", c->n_workers,
                        WORKER_MAX);
     }
@@ -681,6 +736,7 @@ int dp_create(struct dp **out, const struct dp_conf *c, struct err *e)
     }
     dp->postfd = -1;
     dp->no_threads = c->no_threads;
+    dp->balance = c->balance_ms > 0;
     dp->rundir = strdup(c->rundir ? c->rundir : ".");
     dp->macs = mactab_create(c->mac_size ? c->mac_size : MACTAB_DEFAULT_SIZE);
     dp->view = calloc(1, sizeof(*dp->view));
@@ -700,7 +756,7 @@ int dp_create(struct dp **out, const struct dp_conf *c, struct err *e)
                                 .signal = env_signal,
                                 .post = env_post};
     rc = rc ? rc : evsignal_create(&dp->signal, e);
-    rc = rc ? rc : start_events(dp, c->evbase, e);
+    rc = rc ? rc : start_events(dp, c, e);
     rc = rc ? rc : start_workers(dp, c, e);
     if (rc) {
         dp_destroy(dp);
@@ -720,14 +776,17 @@ void dp_destroy(struct dp *dp)
             port_remove(dp, dp->port[i].port);
         }
     }
-    for (unsigned i = 0; i < dp->n_workers; i++) {
-        worker_destroy(dp->worker[i]);
+    for (unsigned i = 0; i < dp->place.n_workers; i++) {
+        worker_destroy(dp->place.worker[i]);
     }
     if (dp->post_event) {
         event_free(dp->post_event);
     }
     if (dp->tick_event) {
         event_free(dp->tick_event);
+    }
+    if (dp->balance_event) {
+        event_free(dp->balance_event);
     }
     if (dp->postfd >= 0) {
         close(dp->postfd);

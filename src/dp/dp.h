@@ -34,7 +34,8 @@ struct dp_conf {
     const int *worker_cpu;     /* CPU per worker, or NULL: not pinned */
     uint32_t mac_size;         /* entries; 0: MACTAB_DEFAULT_SIZE */
     unsigned poll_us;          /* how long an idle worker polls before it sleeps; default 50 */
-    bool no_threads;           /* tests: no worker threads; dp_run_once() runs worker 0 */
+    unsigned balance_ms;       /* how often queues are spread anew by their load; 0: never */
+    bool no_threads;           /* tests: no worker threads; dp_run_once() runs them */
 };
 
 int dp_create(struct dp **out, const struct dp_conf *c, struct err *e);
@@ -124,10 +125,15 @@ struct worker_info {
     bool asleep;
 };
 unsigned dp_workers(const struct dp *dp, struct worker_info *out, unsigned max);
-/* Queues of a worker, for show: fills names "vm1/0". */
+/* Queues of a worker, for show: port, queue, load, pinned. */
 unsigned dp_worker_queues(const struct dp *dp, unsigned worker, struct rxq **out, unsigned max);
 
-/* Tests (no_threads): one round over all queues of worker 0. Returns frames received. */
+/* Have a queue polled by this worker only, -1: by any. It is remembered for queues to come. */
+int dp_queue_pin(struct dp *dp, const char *port, unsigned queue, int worker, struct err *e);
+/* Measure the load of the queues and, if that was configured, spread them anew; called by a timer. */
+void dp_balance(struct dp *dp);
+
+/* Tests (no_threads): one round of each worker in turn. Returns frames received. */
 uint32_t dp_run_once(struct dp *dp);
 /* One-second housekeeping (ageing); called by a timer, or by tests after clock_warp(). */
 void dp_tick(struct dp *dp);

@@ -5,6 +5,7 @@
 
 #include "dp/bridge.h"
 #include "dp/dp.h"
+#include "dp/placement.h"
 
 struct dp_bridge {
     struct bridge_conf conf;
@@ -37,14 +38,14 @@ struct dp {
     struct dp_bridge bridge[BRIDGE_MAX];
     struct dp_fid fid[UINT16_MAX + 1];
     unsigned fid_at; /* where the search for a free one goes on */
-    struct worker *worker[WORKER_MAX];
-    unsigned n_workers;
+    struct placement place; /* the workers and who polls what */
+    bool balance;
     bool no_threads;
     uint64_t n_added;
     uint64_t start_ns;
     struct evsignal *signal;
     int postfd; /* workers wake the control thread with it */
-    struct event *post_event, *tick_event;
+    struct event *post_event, *tick_event, *balance_event;
     uint64_t posted[PORT_MAX / 64]; /* ports whose event callback is due */
 };
 

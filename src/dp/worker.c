@@ -19,6 +19,8 @@
 #define EVENT_CHECK_ROUNDS 64   /* busy rounds between two looks at event-driven queues */
 #define POLLED_SLEEP_MS 1       /* a queue without a kick fd is looked at this often while idle */
 #define MAX_EVENTS 64
+#define SAMPLE_ROUNDS 61        /* a prime: nothing periodic hides between samples */
+#define TURN_NS_MAX 1000000     /* of a sample: what took longer, the CPU was somebody else's */
 
 /* Immutable once published. */
 struct queue_list {
@@ -48,6 +50,7 @@ struct worker {
     struct worker_stats stats CACHE_ALIGNED;
     uint64_t mark_ns; /* end of the last accounted interval */
     uint64_t mark_rounds, mark_busy;
+    uint32_t until_sample; /* rounds */
 };
 
 static char rcu_round; /* stands for the ordering that liburcu makes, see HAPPENS_BEFORE */
@@ -119,7 +122,22 @@ static uint32_t poll_queue(struct worker *w, const struct view *view, struct rxq
     return frames;
 }
 
-uint32_t worker_round(struct worker *w)
+/* The same, and what it took is added to the queue's account. */
+static NOINLINE uint32_t sample_queue(struct worker *w, const struct view *view, struct rxq *q)
+{
+    uint64_t before = clock_ns();
+    uint32_t frames = poll_queue(w, view, q);
+
+    if (frames) {
+        uint64_t ns = MIN(clock_ns() - before, TURN_NS_MAX);
+
+        write_once(&q->busy_ns, q->busy_ns + ns * SAMPLE_ROUNDS);
+    }
+    return frames;
+}
+
+/* One turn of each queue. */
+static ALWAYS_INLINE uint32_t take_turns(struct worker *w, const bool sample)
 {
     const struct queue_list *list = load_acquire(&w->list);
     const struct view *view = load_acquire(w->conf.view);
@@ -129,8 +147,21 @@ uint32_t worker_round(struct worker *w)
         struct rxq *q = list->q[i];
 
         if ((!q->event_driven || q->ready) && in_view(view, q)) {
-            frames += poll_queue(w, view, q);
+            frames += sample ? sample_queue(w, view, q) : poll_queue(w, view, q);
         }
+    }
+    return frames;
+}
+
+uint32_t worker_round(struct worker *w)
+{
+    uint32_t frames;
+
+    if (unlikely(!w->until_sample--)) {
+        w->until_sample = SAMPLE_ROUNDS - 1;
+        frames = take_turns(w, true);
+    } else {
+        frames = take_turns(w, false);
     }
     finish_round(&w->ctx);
     write_once(&w->stats.rounds, w->stats.rounds + 1);
@@ -311,20 +342,26 @@ static void publish(struct worker *w, struct queue_list *l)
     free(old);
 }
 
-int worker_attach(struct worker *w, struct rxq *q, struct err *e)
+/* Have the queue's fd wake this worker. Edge-triggered: what is readable already is an edge, too. */
+static int watch(struct worker *w, struct rxq *q, struct err *e)
 {
     struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.fd = q->fd};
-    struct queue_list *l = list_without(w->list, NULL, 1);
 
-    if (!l) {
-        return err_set(e, -ENOMEM, "out of memory");
-    }
     if (q->fd >= 0 && epoll_ctl(w->epfd, EPOLL_CTL_ADD, q->fd, &ev)) {
-        int code = -errno;
+        return err_set(e, -errno, "port %s: cannot wait on its fd: %s", q->port->name,
+                       strerror(errno));
+    }
+    return 0;
+}
 
+int worker_attach(struct worker *w, struct rxq *q, struct err *e)
+{
+    struct queue_list *l = list_without(w->list, NULL, 1);
+    int rc = l ? watch(w, q, e) : err_set(e, -ENOMEM, "out of memory");
+
+    if (rc) {
         free(l);
-        return err_set(e, code, "port %s: cannot wait on its fd: %s", q->port->name,
-                       strerror(-code));
+        return rc;
     }
     q->ready = q->event_driven;
     l->q[l->n++] = q;
@@ -345,6 +382,31 @@ void worker_detach(struct worker *w, struct rxq *q)
     }
     q->worker = NULL;
     publish(w, l);
+}
+
+int worker_move(struct worker *w, struct rxq *q, struct err *e)
+{
+    struct worker *from = q->worker;
+    struct queue_list *without = list_without(from->list, q, 0);
+    struct queue_list *with = list_without(w->list, NULL, 1);
+    int rc = without && with ? watch(w, q, e) : err_set(e, -ENOMEM, "out of memory");
+
+    if (rc) {
+        free(without);
+        free(with);
+        return rc;
+    }
+    if (q->fd >= 0) {
+        epoll_ctl(from->epfd, EPOLL_CTL_DEL, q->fd, NULL);
+    }
+    publish(from, without);
+    /* Nobody has it now. The first worker may have slept, and asked for kicks. */
+    q->port->ops->disarm(q);
+    q->ready = q->event_driven;
+    q->worker = w;
+    with->q[with->n++] = q;
+    publish(w, with);
+    return 0;
 }
 
 unsigned worker_n_queues(const struct worker *w)

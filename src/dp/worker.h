@@ -8,6 +8,9 @@
  *   idle:   after poll_ns without a frame: arm every queue, look again (S4), and if there is still
  *           nothing: go offline for RCU and wait in epoll for kicks
  *
+ *   In one of SAMPLE_ROUNDS rounds the clock is read before and after each queue's turn: what a queue
+ *   costs (rxq.busy_ns) is known closely, and the other rounds do not pay for it.
+ *
  * The list of queues is immutable and swapped by the control thread; what a worker read of it (and
  * of the view) is dropped at the quiescent state.  worker_barrier() returns when every worker has
  * passed one.  A worker takes no lock that another thread can hold while it waits for something.
@@ -43,6 +46,8 @@ void worker_destroy(struct worker *w);
 int worker_attach(struct worker *w, struct rxq *q, struct err *e);
 /* Remove it; the caller calls worker_barrier() before freeing anything. */
 void worker_detach(struct worker *w, struct rxq *q);
+/* From the worker that has it to w, with a barrier in between; on failure it stays. */
+int worker_move(struct worker *w, struct rxq *q, struct err *e);
 /* Returns when no worker holds anything that it read before. Control thread. */
 void worker_barrier(void);
 unsigned worker_n_queues(const struct worker *w);

@@ -119,7 +119,12 @@ struct rxq {
     int fd;              /* becomes readable when the armed queue has work; -1: must be polled */
     bool event_driven;   /* polling costs a system call: poll only after fd was readable */
     bool ready;          /* worker's: an event-driven queue has (or may have) work */
-    struct worker *worker; /* who polls it; NULL while not attached. Control thread. */
+    uint64_t busy_ns;    /* worker's: what its turns took, from samples (relaxed) */
+    /* Control thread; the switch's, providers leave them 0. */
+    struct worker *worker; /* who polls it; NULL while not attached */
+    bool pinned;           /* it stays there */
+    double load;           /* share of a CPU that it takes */
+    uint64_t seen_ns;      /* busy_ns when the load was measured last */
 };
 
 struct wctx;

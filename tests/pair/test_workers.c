@@ -112,6 +112,8 @@ static void introduce(struct port *const *p, unsigned n)
 struct sender {
     struct port **port;
     unsigned me;
+    unsigned between_naps; /* frames */
+    unsigned *n_done;
 };
 
 static void *send_all(void *arg)
@@ -123,10 +125,11 @@ static void *send_all(void *arg)
         unsigned to = (s->me + 1 + seq % (N_PORTS - 1)) % N_PORTS;
         make(f, to, s->me, seq);
         dummy_inject(s->port[s->me], f, sizeof(f));
-        if (seq % 500 == 499) {
+        if (seq % s->between_naps == 0) {
             nap(); /* let the workers fall asleep now and then */
         }
     }
+    __atomic_fetch_add(s->n_done, 1, __ATOMIC_RELAXED);
     return NULL;
 }
 
@@ -149,11 +152,34 @@ static void check_received(struct port *p, unsigned me)
     }
 }
 
-static void all_to_all(unsigned n_workers)
+/* Every queue goes around all workers until everybody has sent; the timer's own moves in between. */
+static void move_queues(unsigned n_workers, const unsigned *n_done)
+{
+    struct worker_info w[8];
+    time_t end = time(NULL) + LIMIT_S;
+
+    for (unsigned i = 0; __atomic_load_n(n_done, __ATOMIC_RELAXED) < N_PORTS; i++) {
+        char name[8];
+        assert_true(time(NULL) <= end);
+        snprintf(name, sizeof(name), "p%u", i % N_PORTS);
+        assert_int_equal(dp_queue_pin(dp, name, 0, (int)(i / N_PORTS % n_workers), &err), 0);
+        assert_int_equal(dp_queue_pin(dp, name, 0, -1, &err), 0);
+        dp_balance(dp);
+        dp_workers(dp, w, 8);
+        unsigned queues = 0;
+        for (unsigned k = 0; k < n_workers; k++) {
+            queues += w[k].n_queues;
+        }
+        assert_int_equal(queues, N_PORTS);
+    }
+}
+
+static void all_to_all(unsigned n_workers, bool move)
 {
     struct port *p[N_PORTS];
     struct sender s[N_PORTS];
     pthread_t th[N_PORTS];
+    unsigned n_done = 0;
 
     up(n_workers);
     for (unsigned i = 0; i < N_PORTS; i++) {
@@ -163,8 +189,11 @@ static void all_to_all(unsigned n_workers)
     }
     introduce(p, N_PORTS);
     for (unsigned i = 0; i < N_PORTS; i++) {
-        s[i] = (struct sender){p, i};
+        s[i] = (struct sender){p, i, move ? 20 : 500, &n_done};
         assert_int_equal(pthread_create(&th[i], NULL, send_all, &s[i]), 0);
+    }
+    if (move) {
+        move_queues(n_workers, &n_done);
     }
     for (unsigned i = 0; i < N_PORTS; i++) {
         pthread_join(th[i], NULL);
@@ -177,7 +206,7 @@ static void all_to_all(unsigned n_workers)
     uint64_t frames = 0, received = 0;
     assert_int_equal(dp_workers(dp, w, 8), n_workers);
     for (unsigned i = 0; i < n_workers; i++) {
-        assert_true(w[i].n_queues > 0);
+        assert_true(w[i].n_queues > 0 || move);
     }
     for (unsigned i = 0; i < N_PORTS; i++) {
         struct port_counters sum;
@@ -200,12 +229,17 @@ static void all_to_all(unsigned n_workers)
 
 static void test_one_worker(void **state)
 {
-    all_to_all(1);
+    all_to_all(1, false);
 }
 
 static void test_three_workers(void **state)
 {
-    all_to_all(3);
+    all_to_all(3, false);
+}
+
+static void test_queues_that_move(void **state)
+{
+    all_to_all(3, true);
 }
 
 /* ---- sleep -------------------------------------------------------------------------------- */
@@ -340,6 +374,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_worker),
         cmocka_unit_test(test_three_workers),
+        cmocka_unit_test(test_queues_that_move),
         cmocka_unit_test(test_no_wakeup_is_missed),
         cmocka_unit_test(test_ports_come_and_go),
     };

@@ -150,6 +150,12 @@ def test_version_and_help():
     (['run', '--log-level', 'loud'], 'none of error, warn, info, debug'),
     (['run', '--mac-size', '0'], 'mac-size "0" is not a number'),
     (['run', '--poll-us', 'x'], 'poll-us "x" is not a number'),
+    (['run', '--balance-ms', '9'], 'balance-ms "9" is neither 0 nor a number of milliseconds'),
+    (['run', 'a=dummy,pin=0'], 'pin=0 is not QUEUE:WORKER'),
+    (['run', 'a=dummy,pin=0:0+0:1'], 'each queue once'),
+    (['port', 'set', 'a', 'queue=1'], 'queue=1 must be followed by worker=N or worker=auto'),
+    (['port', 'set', 'a', 'queue=x', 'worker=1'], 'queue=x is not the number of a queue'),
+    (['port', 'set', 'a', 'queue=1', 'worker=-1'], 'queue=1 must be followed by'),
     (['run', 'a', 'a'], 'port a is named twice'),
     (['run', 'a/b'], '"a/b" is not a name'),
     (['run', 'a='], "nothing after '='"),
@@ -287,7 +293,8 @@ def test_show_ports(switch):
 def test_show_the_rest(switch):
     workers = switch.json('show', 'workers')['workers']
     assert [w['id'] for w in workers] == [0] and workers[0]['cpu'] is None
-    assert sorted(workers[0]['queues']) == ['d1/0', 'd2/0']
+    assert workers[0]['queues'] == [
+        {'port': p, 'queue': 0, 'load': 0.0, 'pinned': False} for p in ('d1', 'd2')]
     assert switch.cli('show', 'workers').stdout.split()[0] == 'WORKER'
     assert [w['id'] for w in switch.json('show', 'workers', '0')['workers']] == [0]
     assert 'there is no 7' in switch.cli('show', 'workers', '7', status=1).stderr
@@ -722,9 +729,26 @@ def test_two_workers(dir):
     if len(cpus) < 2:
         pytest.skip('one CPU')
     list_ = ','.join(map(str, cpus))
-    s = Switch(dir, '--workers', list_, 'd1=dummy', 'd2=dummy')
+    s = Switch(dir, '--workers', list_, '--balance-ms', '100', 'd1=dummy', 'd2=dummy,pin=0:0')
+
+    def placed():
+        return {q['port']: (w['id'], q['pinned']) for w in s.json('show', 'workers')['workers']
+                for q in w['queues']}
     assert [w['cpu'] for w in s.json('show', 'workers')['workers']] == cpus
-    assert sorted(q for w in s.json('show', 'workers')['workers'] for q in w['queues']) == [
-        'd1/0', 'd2/0']
-    assert s.json('show', 'config')['workers'] == list_
+    assert placed() == {'d1': (0, False), 'd2': (0, True)}
+    s.cli('port', 'set', 'd1', 'queue=0', 'worker=1')
+    s.cli('port', 'set', 'd2', 'pin=0:1+7:0')
+    assert placed() == {'d1': (1, True), 'd2': (1, True)}
+    assert 'd2/0 0% pinned' in s.cli('show', 'workers', '1').stdout
+    s.cli('port', 'set', 'd1', 'queue=0', 'worker=auto')
+    assert placed() == {'d1': (1, False), 'd2': (1, True)}
+    refused = s.cli('port', 'set', 'd1', 'queue=0', 'worker=2', status=1).stderr
+    assert 'there is no worker 2; workers are 0 to 1' in refused
+    assert 'there is no worker 5' in s.cli('port', 'add', 'd3=dummy,pin=0:5', status=1).stderr
+    config = s.json('show', 'config')
+    assert config['workers'] == list_ and config['balance-ms'] == 100
+    assert config['ports']['d2']['pin'] == '0:1+7:0' and config['ports']['d1']['pin'] == 'none'
+    s.cli('port', 'del', 'd2')
+    s.cli('port', 'add', 'd2=dummy,pin=0:1')
+    assert placed()['d2'] == (1, True)
     assert s.end() == 0

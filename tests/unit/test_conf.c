@@ -96,7 +96,7 @@ static void test_errors(void **state)
                       "\"bridges\"?"},
         {"mac-size: 5\nzzz: 1\n",
          "f.yaml:2:1: unknown key \"zzz\" in the configuration; valid keys are: workers, mac-size, "
-         "poll-us, log-level, rundir, bridges, ports, macs"},
+         "poll-us, balance-ms, log-level, rundir, bridges, ports, macs"},
         {"ports:\n  vm1: {clint: /x}\n",
          "f.yaml:2:9: unknown key \"clint\" for a vhost-user port; did you mean \"client\"?"},
         {"ports:\n  vm1:\n    isolatd: yes\n",

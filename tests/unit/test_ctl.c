@@ -288,11 +288,21 @@ static void test_rates_and_drops(void **state)
     assert_int_equal(json_integer_value(json_object_get(d, "frames")), 20);
     json_decref(o);
     o = call("workers.list", "{}");
-    assert_string_equal(
-        json_string_value(json_array_get(
-            json_object_get(json_array_get(json_object_get(o, "workers"), 0), "queues"), 0)),
-        "d1/0");
+    json_t *q = json_array_get(
+        json_object_get(json_array_get(json_object_get(o, "workers"), 0), "queues"), 0);
+    assert_string_equal(json_string_value(json_object_get(q, "port")), "d1");
+    assert_int_equal(json_integer_value(json_object_get(q, "queue")), 0);
+    assert_true(json_is_false(json_object_get(q, "pinned")));
     json_decref(o);
+    json_decref(call("queue.pin", "{\"port\":\"d1\",\"queue\":3,\"worker\":0}"));
+    assert_string_equal(port_conf_get(&dp_port(dp, "d1")->conf, "pin"), "3:0");
+    json_decref(call("queue.pin", "{\"port\":\"d1\",\"queue\":3}"));
+    assert_string_equal(port_conf_get(&dp_port(dp, "d1")->conf, "pin"), "none");
+    call_fails("queue.pin", "{\"port\":\"d1\",\"worker\":0}", -32602, NULL);
+    call_fails("queue.pin", "{\"port\":\"d1\",\"queue\":128,\"worker\":0}", -32000,
+               "port d1: queue 128: queues are 0 to 127");
+    call_fails("queue.pin", "{\"port\":\"d1\",\"queue\":0,\"worker\":1}", -32000,
+               "port d1: there is no worker 1; workers are 0 to 0");
 }
 
 /* A table that does not fit into one answer comes in pages that together are the whole. */
