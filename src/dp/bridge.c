@@ -246,12 +246,37 @@ static ALWAYS_INLINE void forward_batch(const struct view *v, struct mactab *mac
     }
 }
 
+/* A frame that the port made itself, alone in b, is for all VLANs of the port: as many as fit. */
+static COLD void classify_own(const struct view_vlan *in, struct batch *b, struct vlan_batch *vb)
+{
+    const struct pkt *own = &b->pkt[0];
+    uint16_t vid = vlan_set_next(&in->member, MAX(b->own_vid, 1));
+    uint32_t n = 0;
+
+    for (; vid && n < PKT_BURST; n++, vid = vlan_set_next(&in->member, (uint16_t)(vid + 1))) {
+        if (n) {
+            b->pkt[n] = *own;
+            b->pkt[n].data = batch_snap(b, n) + VNET_HDR_LEN;
+            memcpy(batch_snap(b, n), own->data - VNET_HDR_LEN, VNET_HDR_LEN + own->snap_len);
+        }
+        vb->fid[n] = in->fid[vid];
+        vb->tci[n] = vid;
+        vb->worn[n] = 0;
+    }
+    b->n = n;
+    b->more_vid = vid;
+}
+
 static NOINLINE void forward_vlans(const struct view *v, struct mactab *macs, uint16_t from,
                                    struct batch *b, struct wctx *w)
 {
     struct vlan_batch vb;
 
-    vlan_classify(v->port[from].vlan, b, &vb);
+    if (likely(b->n_loans)) {
+        vlan_classify(v->port[from].vlan, b, &vb);
+    } else {
+        classify_own(v->port[from].vlan, b, &vb);
+    }
     forward_batch(v, macs, from, b, &vb, w);
 }
 

@@ -298,7 +298,16 @@ static int change(struct dp *dp, struct port *p, const struct vlan_conf *v, bool
         slot->vlan = before;
         return err_prefix(e, "port %s", p->name);
     }
-    return vlan_conf_write(v, &p->conf) ? err_set(e, -ENOMEM, "out of memory") : 0;
+    return 0;
+}
+
+/* The same, and have its keys say so. */
+static int change_and_write(struct dp *dp, struct port *p, const struct vlan_conf *v, bool less,
+                            struct err *e)
+{
+    int rc = change(dp, p, v, less, e);
+
+    return rc ? rc : vlan_conf_write(v, &p->conf) ? err_set(e, -ENOMEM, "out of memory") : 0;
 }
 
 int dp_vlan_set_key(struct dp *dp, struct port *p, const char *key, const char *value,
@@ -314,7 +323,11 @@ int dp_vlan_set_key(struct dp *dp, struct port *p, const char *key, const char *
         rc = err_prefix(e, "port %s", p->name);
     }
     port_conf_free(&c);
-    return rc ? rc : change(dp, p, &v, true, e);
+    rc = rc ? rc : change(dp, p, &v, true, e);
+    if (!rc && vlan_conf_set_key(&p->conf, key, value)) {
+        rc = err_set(e, -ENOMEM, "out of memory");
+    }
+    return rc;
 }
 
 /* What `vlan add` and `vlan del` start from. */
@@ -349,7 +362,7 @@ int dp_vlan_add(struct dp *dp, const char *port, const struct vlan_set *vids, bo
         vlan_set_put(&v.untagged, vid, untagged);
         v.pvid = pvid ? vid : v.pvid == vid ? 0 : v.pvid;
     }
-    return change(dp, p, &v, false, e);
+    return change_and_write(dp, p, &v, false, e);
 }
 
 int dp_vlan_del(struct dp *dp, const char *port, const struct vlan_set *vids, struct err *e)
@@ -367,7 +380,7 @@ int dp_vlan_del(struct dp *dp, const char *port, const struct vlan_set *vids, st
         vlan_set_put(&v.untagged, vid, false);
         v.pvid = v.pvid == vid ? 0 : v.pvid;
     }
-    return any ? change(dp, p, &v, true, e)
+    return any ? change_and_write(dp, p, &v, true, e)
                : err_set(e, -ENOENT, "port %s is not a member of %s", port,
                          vlan_set_empty(vids) ? "no VLAN" : "any of these VLANs");
 }

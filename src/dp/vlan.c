@@ -314,5 +314,10 @@ int vlan_conf_set_key(struct port_conf *c, const char *key, const char *value)
             port_conf_unset(c, keys[k]);
         }
     }
-    return port_conf_set(c, key, value);
+    int rc = port_conf_set(c, key, value);
+
+    if (!rc && !given(c, which)) {
+        port_conf_unset(c, key);
+    }
+    return rc;
 }

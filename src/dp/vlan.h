@@ -87,7 +87,8 @@ int vlan_check_untagged(const char *value, struct err *e);
 int vlan_conf_read(struct vlan_conf *v, const struct port_conf *c, struct err *e);
 /* Replace these keys of c by those that say v. 0 or -ENOMEM. */
 int vlan_conf_write(const struct vlan_conf *v, struct port_conf *c);
-/* Set one of these keys in c (not checked); keys that it excludes go. 0 or -ENOMEM. */
+/* Set one of these keys in c, or take it out if its value says no VLAN; keys that it excludes go.
+ * Not checked. 0 or -ENOMEM. */
 int vlan_conf_set_key(struct port_conf *c, const char *key, const char *value);
 
 #endif

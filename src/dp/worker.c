@@ -110,7 +110,7 @@ static uint32_t poll_queue(struct worker *w, const struct view *view, struct rxq
             w->bridge->forward(view, w->conf.macs, q->port->id, b, &w->ctx);
         }
         uint32_t loans = b->n_loans;
-        if (!loans) {
+        if (!loans && !n) {
             break;
         }
         port_ops_of(q->port)->rx_done(q, b, &w->ctx);

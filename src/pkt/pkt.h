@@ -56,6 +56,8 @@ struct batch {
     uint32_t n;               /* packets; pkt[0 .. n) */
     uint32_t n_spans;         /* taken from spans[] */
     uint32_t n_loans;         /* provider's: chains or slots to give back, >= n (dropped ones too) */
+    uint16_t own_vid;         /* of a frame that the port made itself: the first VLAN that it is for */
+    uint16_t more_vid;        /* where that has to go on, 0: it was sent in all VLANs of the port */
     bool hashed;              /* hash[] is there, see flow_hash_batch(); false when a batch begins */
     uint32_t hash[PKT_BURST];
     struct pkt pkt[PKT_BURST];

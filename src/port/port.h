@@ -206,9 +206,11 @@ struct port_ops {
 
     /* Lend up to PKT_BURST frames of q; b is empty. Returns b->n. Sets b->n_loans, the number of
      * frames taken from the port: those in b and those refused here, which are counted already. A
-     * frame that the port makes itself is in b and no loan. */
+     * frame that the port makes itself is in b alone and no loan. It is for all VLANs of the port, a
+     * batch of them at a time: b->own_vid says with which one to begin (0: the first), and rx_done
+     * finds in b->more_vid, which is 0 before, where to go on. */
     uint32_t (*rx)(struct rxq *q, struct batch *b, struct wctx *w);
-    /* Every loan of the last rx ends. Called once after each rx that set b->n_loans. */
+    /* Every loan of the last rx ends. Called once after each rx that set b->n or b->n_loans. */
     void (*rx_done)(struct rxq *q, struct batch *b, struct wctx *w);
     /* Copy the packets b->pkt[idx[0 .. n)] out. Any worker, several at once: the provider locks per
      * call if it must. Counts tx_frames, tx_bytes and drops itself. */

@@ -227,7 +227,23 @@ static COLD uint32_t announce(struct port *port, struct batch *b)
     pkt_plain_header(frame);
     b->pkt[0] = (struct pkt){.data = frame, .len = sizeof(rarp), .snap_len = sizeof(rarp)};
     b->n = mac ? 1 : 0;
+    b->own_vid = (uint16_t)(mac >> 48);
+    b->more_vid = 0;
     return b->n;
+}
+
+/* The announcement was sent in some of the port's VLANs: the others are next, unless the control
+ * thread has another one meanwhile. */
+static COLD void announced(struct port *port, const struct batch *b)
+{
+    uint64_t none = 0, mac = 0;
+
+    memcpy(&mac, b->pkt[0].data + 6, 6);
+    if (b->more_vid) {
+        mac |= (uint64_t)b->more_vid << 48;
+        __atomic_compare_exchange_n(&vhost_of(port)->announce, &none, mac, false, __ATOMIC_RELEASE,
+                                    __ATOMIC_RELAXED);
+    }
 }
 
 /* A guest with several pairs: remember on which of them it sends its flows. */
@@ -363,6 +379,10 @@ void HOT(port_vhost_rx_done)(struct rxq *q, struct batch *b, struct wctx *w)
 {
     struct vq *vq = container_of(q, struct vq, rxq);
 
+    if (unlikely(!b->n_loans)) {
+        announced(q->port, b);
+        return;
+    }
     if (publish(vq, w->rx_scratch, b->n_loans, NULL, w)) {
         wctx_defer(w, look_at_driver, vq);
     }

@@ -634,6 +634,7 @@ static const uint16_t some_vid[VIDS] = {1, 2, 63, 64, 1000, 4094};
 struct mport {
     struct port *port;
     bool own, isolated, ready;
+    bool qinq; /* its keys say qinq= */
     bool member[4096], untagged[4096];
     int pvid, protocol; /* protocol 0: the bridge's */
     uint8_t (*out)[400];
@@ -784,7 +785,7 @@ static unsigned rnd(unsigned *seed, unsigned n)
     return (unsigned)rand_r(seed) % n;
 }
 
-/* Do the keys say qinq=? Then vlan= takes the protocol away with it. */
+/* After `vlan add` and `vlan del`: do the keys say qinq=? Then vlan= takes the protocol with it. */
 static bool m_qinq(const struct mport *m)
 {
     unsigned n = 0;
@@ -792,7 +793,14 @@ static bool m_qinq(const struct mport *m)
     for (int vid = 0; vid < 4096; vid++) {
         n += m->member[vid] + m->untagged[vid];
     }
-    return m->own && m->protocol == AD && n == 2 && m->pvid && m->untagged[m->pvid];
+    return m->protocol == AD && n == 2 && m->pvid && m->untagged[m->pvid];
+}
+
+/* `port set` of vlan= or qinq=. */
+static void m_set(struct mport *m, bool qinq)
+{
+    m->protocol = qinq ? AD : m->qinq ? 0 : m->protocol;
+    m->qinq = qinq;
 }
 
 static void set_access(struct mport *m, int vid)
@@ -818,7 +826,7 @@ static void change_port(unsigned *seed, unsigned i)
         snprintf(text, sizeof(text), "%u", vid);
         qinq = rnd(seed, 2);
         assert_int_equal(dp_port_set(dp, name, qinq ? "qinq" : "vlan", text, &err), 0);
-        m->protocol = qinq ? AD : m_qinq(m) ? 0 : m->protocol;
+        m_set(m, qinq);
         set_access(m, vid);
         break;
     case 1:
@@ -831,11 +839,10 @@ static void change_port(unsigned *seed, unsigned i)
         break;
     case 3: /* in VLAN 1 for a moment, then without VLANs of its own */
         assert_int_equal(dp_port_set(dp, name, "vlan", "1", &err), 0);
-        m->protocol = m_qinq(m) ? 0 : m->protocol;
+        m_set(m, false);
         set_access(m, 1);
         m_forget();
         assert_int_equal(dp_port_set(dp, name, "vlan", "0", &err), 0);
-        m->protocol = m_qinq(m) ? 0 : m->protocol;
         m->own = false;
         break;
     case 4:
@@ -844,6 +851,7 @@ static void change_port(unsigned *seed, unsigned i)
             vlan_del(name, text);
             m->member[vid] = m->untagged[vid] = false;
             m->pvid = m->pvid == vid ? 0 : m->pvid;
+            m->qinq = m_qinq(m);
         }
         break;
     default: {
@@ -857,6 +865,7 @@ static void change_port(unsigned *seed, unsigned i)
         m->member[vid] = true;
         m->untagged[vid] = untagged;
         m->pvid = pvid ? vid : m->pvid == vid ? 0 : m->pvid;
+        m->qinq = m_qinq(m);
         break;
     }
     }
