@@ -66,15 +66,17 @@ static int open_switch(struct client *c, const struct cli_opts *o)
 /* --- port --------------------------------------------------------------------------------- */
 
 /* A relative path means this directory, not the one that the switch was started in. */
-static char *from_here(const char *key, const char *value)
+static char *from_here(const struct port_conf *p, const struct port_opt *o)
 {
+    const struct port_option_def *d =
+        port_option(port_kind(p->kind, NULL), dp_port_options(), o->key, NULL);
     char *out = NULL, *cwd;
 
-    if ((strcmp(key, "client") && strcmp(key, "path")) || value[0] == '/') {
-        return strdup(value);
+    if (d->type != PORT_PATH || o->value[0] == '/') {
+        return strdup(o->value);
     }
     cwd = getcwd(NULL, 0);
-    if (!cwd || asprintf(&out, "%s/%s", cwd, value) < 0) {
+    if (!cwd || asprintf(&out, "%s/%s", cwd, o->value) < 0) {
         out = NULL;
     }
     free(cwd);
@@ -97,7 +99,7 @@ static json_t *port_params(const char *arg)
     } else {
         options = json_object();
         for (unsigned i = 0; i < p.n_opt; i++) {
-            char *value = from_here(p.opt[i].key, p.opt[i].value);
+            char *value = from_here(&p, &p.opt[i]); /* it was checked */
 
             json_object_set_new(options, p.opt[i].key, json_string(value ? value : ""));
             free(value);

@@ -319,7 +319,9 @@ static int read_port_options(struct reader *r, const yaml_node_t *n, struct port
         if (!value) {
             return -EINVAL;
         }
-        if (v->type == YAML_SCALAR_NODE && is_null(v)) {
+        bool null_kind = !strcmp(key, "kind") && !strcmp(value, "null"); /* there is one */
+
+        if (v->type == YAML_SCALAR_NODE && is_null(v) && !null_kind) {
             return fail(r, k->start_mark, -EINVAL, "key \"%s\" needs a value", key);
         }
         if (!strcmp(key, "kind") ? p->kind != NULL : port_conf_get(p, key) != NULL) {

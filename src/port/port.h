@@ -62,6 +62,7 @@ struct port_conf {
 
 enum port_value {
     PORT_TEXT,   /* anything */
+    PORT_PATH,   /* a file; relative to where the user is who says it */
     PORT_YES_NO,
     PORT_NUMBER, /* decimal, min..max */
     PORT_OCTAL,  /* octal, min..max */
@@ -204,7 +205,8 @@ struct port_ops {
     /* Detach all queues, close all, free. Called when the bridge no longer knows the port. */
     void (*destroy)(struct port *p);
 
-    /* Lend up to PKT_BURST frames of q; b is empty. Returns b->n. Sets b->n_loans, the number of
+    /* rx, rx_done, arm, disarm: NULL for a kind without queues.
+     * Lend up to PKT_BURST frames of q; b is empty. Returns b->n. Sets b->n_loans, the number of
      * frames taken from the port: those in b and those refused here, which are counted already. A
      * frame that the port makes itself is in b alone and no loan. It is for all VLANs of the port, a
      * batch of them at a time: b->own_vid says with which one to begin (0: the first), and rx_done
@@ -222,7 +224,7 @@ struct port_ops {
     /* The value was checked. May be NULL. */
     int (*set)(struct port *p, const char *key, const char *value, struct err *e);
     void (*event)(struct port *p); /* control thread: env->post was called; may be NULL */
-    void (*show)(const struct port *p, json_t *o);
+    void (*show)(const struct port *p, json_t *o); /* may be NULL */
 };
 
 struct capture_set;

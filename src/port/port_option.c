@@ -113,6 +113,7 @@ int port_value_check(const struct port_option_def *d, const char *value, struct 
 
     switch (d->type) {
     case PORT_TEXT:
+    case PORT_PATH:
         break;
     case PORT_YES_NO:
         if (strcmp(value, "yes") && strcmp(value, "no")) {

@@ -357,8 +357,9 @@ static int check_group(const char *value, struct err *e)
 }
 
 static const struct port_option_def vhost_options[] = {
-    {"client", "connect to the front-end that listens on this socket, and reconnect"},
-    {"path", "listen on this socket (default RUNDIR/NAME.sock)"},
+    {"client", "connect to the front-end that listens on this socket, and reconnect",
+     .type = PORT_PATH},
+    {"path", "listen on this socket (default RUNDIR/NAME.sock)", .type = PORT_PATH},
     {"owner", "user (name or number) who owns the listening socket", .check = check_owner},
     {"group", "group (name or number) of the listening socket", .check = check_group},
     {"mode", "permissions of the listening socket, octal (default 0660)", .type = PORT_OCTAL,

@@ -295,6 +295,7 @@ def test_drops_of_what_a_guest_sends(lab, net, file):
         talk(a, b, [60])
         a.send_frames(reserved)
         a.send_frames(frame(b.mac, b'\x03' + a.mac[1:], 60))
+        wait_for('both drops', lambda: len(net.drops(a.name)) == 2)
         a.transmit(b'\0' * 5)
         a.wait_used(a.tx)
         out, _ = text.end()

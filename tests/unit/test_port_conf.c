@@ -232,8 +232,10 @@ static void test_kinds_are_described(void **state)
 {
     for (const struct port_ops *const *k = port_kinds(); *k; k++) {
         assert_true(strlen((*k)->help) > 10);
-        assert_true((*k)->create && (*k)->destroy && (*k)->rx && (*k)->rx_done && (*k)->tx &&
-                    (*k)->arm && (*k)->disarm && (*k)->show);
+        bool queue = (*k)->rx != NULL; /* a kind that never sends has none, and none of its callbacks */
+
+        assert_true((*k)->create && (*k)->destroy && (*k)->tx);
+        assert_true(!(*k)->rx_done == !queue && !(*k)->arm == !queue && !(*k)->disarm == !queue);
         for (const struct port_option_def *d = (*k)->options; d->key; d++) {
             assert_true(strlen(d->help) > 10);
             assert_true(!d->changeable || (*k)->set);
