@@ -23,14 +23,19 @@ _ringway() {
     --workers | --mac-size | --poll-us | --balance-ms) return ;;
     *)
         case $COMP_CWORD:$cmd in
-        1:*) words='run show why capture port mac bridge stop check demo bench help version' ;;
+        1:*) words='run show why capture port mac bridge vlan stop check demo bench help version' ;;
         *:run) words='-c --rundir --workers --mac-size --poll-us --balance-ms --log-level --libvirt
                         --help' ;;
-        2:show) words='ports macs workers drops bridges config' ;;
+        2:show) words='ports macs vlans workers drops bridges config' ;;
         2:port) words='add del set' ;;
         2:mac) words='add del flush' ;;
         2:bridge) words='add set del' ;;
-        2:help) words='run show why capture port mac bridge stop check bench' ;;
+        2:vlan) words='add del show' ;;
+        3:vlan) words='dev' ;;
+        4:vlan) words=$(_ringway_names ports name) ;;
+        5:vlan) words='vid' ;;
+        *:vlan) [ "${COMP_WORDS[2]}" != add ] || words='pvid untagged' ;;
+        2:help) words='run show why capture port mac bridge vlan stop check bench' ;;
         2:check) words='-c' ;;
         2:why | 2:capture) words=$(_ringway_names ports name) ;;
         3:bridge) words=$(_ringway_names bridges name) ;;
@@ -39,7 +44,7 @@ _ringway() {
         4:mac) [ "${COMP_WORDS[2]}" != add ] || words=$(_ringway_names ports name) ;;
         3:show)
             case ${COMP_WORDS[2]} in
-            ports | macs | drops | config) words=$(_ringway_names ports name) ;;
+            ports | macs | vlans | drops | config) words=$(_ringway_names ports name) ;;
             bridges) words=$(_ringway_names bridges name) ;;
             esac
             ;;
@@ -47,7 +52,7 @@ _ringway() {
         case $cmd:$cur in
         capture:-*) words='-w -c -s -Q -B -U --drops --duration --rundir --help' ;;
         show:-* | why:-*) words='--json --watch --rundir --help' ;;
-        port:-* | mac:-* | bridge:-* | stop:-*) words='--rundir --help' ;;
+        port:-* | mac:-* | bridge:-* | vlan:-* | stop:-*) words='--rundir --help' ;;
         esac
         ;;
     esac

@@ -14,7 +14,7 @@ _ringway() {
         'run:run a switch in the foreground' 'show:look at a running switch'
         'why:why frames of a port were dropped' 'capture:record the frames of a port'
         'port:change ports' 'mac:change the MAC table'
-        'bridge:change bridges' 'stop:stop a switch' 'check:check a configuration file'
+        'bridge:change bridges' 'vlan:change VLANs of ports' 'stop:stop a switch' 'check:check a configuration file'
         'demo:two virtual machines talk' 'bench:measure' 'help:help' 'version:print the version'
     )
     if (( CURRENT == 2 )); then
@@ -34,7 +34,7 @@ _ringway() {
             '--libvirt[print XML for libvirt]' '--help' '*:port'
         ;;
     show)
-        _arguments '1:thing:(ports macs workers drops bridges config)' \
+        _arguments '1:thing:(ports macs vlans workers drops bridges config)' \
             '2:name:{ [[ $words[2] = b* ]] && _ringway_names bridges || _ringway_names ports }' \
             '(-j --json)'{-j,--json}'[print JSON]' '(-w --watch)'{-w,--watch}'[every second]' \
             '--rundir[run directory]:directory:_files -/' '--help'
@@ -50,6 +50,7 @@ _ringway() {
     port) _arguments '1:verb:(add del set)' '*:port:_ringway_names ports' ;;
     mac) _arguments '1:verb:(add del flush)' '*:port:_ringway_names ports' ;;
     bridge) _arguments '1:verb:(add set del)' '2:bridge:_ringway_names bridges' ;;
+    vlan) _arguments '1:verb:(add del show)' '2:dev:(dev)' '3:port:_ringway_names ports' '4:vid:(vid)' '*:flag:(pvid untagged)' ;;
     check) _arguments '-c[configuration file]:file:_files' ;;
     help) _describe command commands ;;
     esac

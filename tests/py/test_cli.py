@@ -120,7 +120,7 @@ def test_version_and_help():
     assert re.fullmatch(r'ringway \d+\.\d+\.\d+\n', cli('--version').stdout)
     assert cli('version').stdout == cli('--version').stdout
     top = cli('--help').stdout
-    for word in ('run', 'show', 'why', 'capture', 'port', 'mac', 'bridge', 'stop', 'check', 'bench'):
+    for word in ('run', 'show', 'why', 'capture', 'port', 'mac', 'bridge', 'vlan', 'stop', 'check', 'bench'):
         assert re.search(rf'^  {word} ', top, re.M)
         text = cli(word, '--help').stdout
         assert text.startswith('usage: ringway ' + word)
@@ -141,7 +141,25 @@ def test_version_and_help():
     (['port', 'add', 'a=dmmy'], 'unknown kind of port "dmmy"; did you mean "dummy"?'),
     (['port', 'add', 'a=dummy,mut=1'], 'unknown key "mut" for a dummy port; did you mean "mtu"?'),
     (['mac', 'add', '52:54', 'a'], '"52:54" is not a MAC address'),
-    (['bridge', 'add', 'b', 'aeg=4'], '"aeg=4" is neither'),
+    (['bridge', 'add', 'b', 'aeg=4'], 'unknown key "aeg" for a bridge; did you mean "age"?'),
+    (['bridge', 'add', 'b', 'age'], '"age" is not KEY=VALUE'),
+    (['bridge', 'set', 'b', 'vlan-filtering=maybe'], 'is none of yes, no, auto'),
+    (['bridge', 'set', 'b', 'vlan-protocol=802.3'], 'is neither 802.1Q nor 802.1ad'),
+    (['bridge', 'set', 'b', 'vlan-default-pvid=4095'], 'is not a number from 0 to 4094'),
+    (['vlan'], 'vlan what? add, del or show'),
+    (['vlan', 'add', 'vm1'], 'vlan add: "vm1" is not expected'),
+    (['vlan', 'add', 'dev', 'vm1'], 'vlan add needs dev PORT and vid VIDS'),
+    (['vlan', 'add', 'dev', 'vm1', 'vid'], '"vid" is given twice or without a value'),
+    (['vlan', 'add', 'dev', 'vm1', 'vid', '4095'], '"4095" is not a list of VLANs from 1 to 4094'),
+    (['vlan', 'add', 'dev', 'vm1', 'vid', '5', 'tagged'], '"tagged" is not expected'),
+    (['vlan', 'del', 'dev', 'vm1', 'vid', '5', 'pvid'], '"pvid" is not expected'),
+    (['vlan', 'del', 'dev', 'vm1', 'vid', 'none'], 'names no VLAN'),
+    (['vlan', 'add', '--json', 'dev', 'vm1', 'vid', '5'], 'vlan add has no option --json'),
+    (['mac', 'flush', 'vlan', '0'], '"0" is not a VLAN from 1 to 4094'),
+    (['run', 'a=dummy,vlan=4095'], 'port a: vlan=4095 is not a number from 0 to 4094'),
+    (['run', 'a=dummy,trunk=10-'], 'port a: trunk: "10-" is not a list of VLANs'),
+    (['run', 'a=dummy,vlan=1,trunk=2'], 'port a: vlan and trunk exclude each other'),
+    (['port', 'add', 'a=dummy,qinq=1,native=2'], 'port a: qinq and native exclude each other'),
     (['stop', 'now'], 'stop takes no arguments'),
     (['check'], 'check which file?'),
     (['run', '--wrkers', '0'], 'did you mean "--workers"?'),
@@ -362,8 +380,9 @@ def test_relative_socket_of_port_add(switch):
 def test_macs(switch):
     switch.cli('mac', 'add', '52:54:00:00:00:01', 'd1')
     assert switch.json('show', 'macs')['macs'] == [
-        {'mac': '52:54:00:00:00:01', 'bridge': 'br0', 'port': 'd1', 'static': True, 'age': 0}]
-    assert '52:54:00:00:00:01  br0     d1    static' in switch.cli('show', 'macs').stdout
+        {'mac': '52:54:00:00:00:01', 'bridge': 'br0', 'vlan': None, 'port': 'd1', 'static': True,
+         'age': 0}]
+    assert '52:54:00:00:00:01  br0        -  d1    static' in switch.cli('show', 'macs').stdout
     assert switch.json('show', 'macs', 'd2')['macs'] == []
     assert switch.cli('mac', 'flush').stdout == '0 learnt addresses forgotten\n'
     assert 'there is no port nope' in switch.cli('mac', 'flush', 'nope', status=1).stderr
@@ -377,8 +396,127 @@ def test_bridges(switch):
     switch.cli('bridge', 'add', 'lab', 'age=60')
     switch.cli('bridge', 'set', 'lab', 'forward-reserved=yes')
     assert switch.json('show', 'bridges', 'lab')['bridges'] == [
-        {'name': 'lab', 'age': 60, 'forward_reserved': True, 'ports': 0}]
+        {'name': 'lab', 'age': 60, 'forward_reserved': True, 'ports': 0, 'vlan_filtering': 'auto',
+         'filters_vlans': False, 'vlan_protocol': '802.1Q', 'vlan_default_pvid': 1}]
+    switch.cli('bridge', 'set', 'lab', 'vlan-filtering=yes', 'vlan-protocol=802.1ad')
+    assert switch.cli('show', 'bridges', 'lab').stdout.splitlines()[1].split() == [
+        'lab', '0', '60s', 'yes', 'yes', '802.1ad', '1']
     switch.cli('bridge', 'del', 'lab')
+
+
+def vlans(switch, port):
+    p, = switch.json('vlan', 'show', 'dev', port)['ports']
+    return p['vlans'] if p['filtering'] else None
+
+
+def test_vlans(switch):
+    def vlan(first, last=None, pvid=False, untagged=False):
+        end = {'vlan_end': last} if last else {}
+        return {'vlan': first, **end, 'pvid': pvid, 'untagged': untagged}
+    assert vlans(switch, 'd1') is None
+    assert 'its bridge does not filter' in switch.cli('show', 'vlans').stdout
+    switch.cli('vlan', 'add', 'dev', 'd1', 'vid', '10-20,30')
+    assert vlans(switch, 'd1') == [vlan(1, pvid=True, untagged=True), vlan(10, 20), vlan(30)]
+    assert vlans(switch, 'd2') == [vlan(1, pvid=True, untagged=True)]
+    switch.cli('vlan', 'add', 'vid', '15', 'untagged', 'dev', 'd1', 'pvid')
+    switch.cli('vlan', 'del', 'dev', 'd1', 'vid', '1')
+    assert vlans(switch, 'd1') == [vlan(10, 14), vlan(15, pvid=True, untagged=True), vlan(16, 20),
+                                   vlan(30)]
+    assert [line.split() for line in switch.cli('vlan', 'show', 'd1').stdout.splitlines()] == [
+        ['PORT', 'BRIDGE', 'PROTOCOL', 'VLAN', 'FLAGS'], ['d1', 'br0', '802.1Q', '10-14'],
+        ['15', 'PVID', 'Egress', 'Untagged'], ['16-20'], ['30']]
+    options = switch.json('show', 'ports', 'd1')['ports'][0]['options']
+    assert options == {'trunk': '10-14+16-20+30', 'native': '15'}
+    # addresses
+    switch.cli('mac', 'add', '52:54:00:00:00:01', 'd1', 'vlan', '30')
+    switch.cli('mac', 'add', '52:54:00:00:00:02', 'd1')
+    assert [(m['mac'][-1], m['vlan']) for m in sorted(switch.json('show', 'macs')['macs'],
+                                                      key=lambda m: m['mac'])] == [('1', 30), ('2', 15)]
+    assert '52:54:00:00:00:01  br0       30  d1    static' in switch.cli('show', 'macs').stdout
+    assert switch.cli('mac', 'flush', 'd1', 'vlan', '30').stdout == '0 learnt addresses forgotten\n'
+    assert 'in this VLAN' in switch.cli('mac', 'del', '52:54:00:00:00:01', 'vlan', '15', status=1).stderr
+    switch.cli('mac', 'del', '52:54:00:00:00:01', 'br0', 'vlan', '30')
+    for args, says in (
+            (['vlan', 'add', 'dev', 'nope', 'vid', '5'], 'there is no port nope'),
+            (['vlan', 'add', 'dev', 'd1', 'vid', '5-6', 'pvid'], 'the pvid is one VLAN, not several'),
+            (['vlan', 'del', 'dev', 'd1', 'vid', '5'], 'port d1 is not a member of any of these VLANs'),
+            (['mac', 'add', '52:54:00:00:00:03', 'd1', 'vlan', '5'], 'port d1 is not a member of VLAN 5'),
+            (['port', 'set', 'd1', 'vlan=9999'], 'vlan=9999 is not a number from 0 to 4094'),
+            (['port', 'set', 'd1', 'trunk=x'], 'trunk: "x" is not a list of VLANs')):
+        assert says in switch.cli(*args, status=1).stderr
+    switch.cli('port', 'set', 'd1', 'vlan=7')
+    assert vlans(switch, 'd1') == [vlan(7, pvid=True, untagged=True)]
+    switch.cli('port', 'set', 'd1', 'vlan=0')  # none of its own: and so the bridge does not filter
+    assert vlans(switch, 'd1') is None
+    switch.cli('bridge', 'set', 'br0', 'vlan-filtering=yes', 'vlan-default-pvid=0')
+    assert vlans(switch, 'd1') == []
+    assert switch.cli('show', 'vlans', 'd1').stdout.split()[-1] == 'none'
+
+
+VLAN_CONFIG = '''
+bridges:
+  br0: {vlan-filtering: yes, vlan-default-pvid: 0}
+  lab: {vlan-protocol: 802.1ad}
+ports:
+  a: {kind: dummy, vlan: 10}
+  t: {kind: dummy, trunk: [10-20, 30], native: 5}
+  q: {kind: dummy, qinq: 100, bridge: lab}
+  odd: {kind: dummy, trunk: 7, untagged: [8, 9], pvid: 7, vlan-protocol: 802.1Q, bridge: lab}
+  shut: {kind: dummy, trunk: []}
+  plain: {kind: dummy}
+macs:
+  - {mac: 52:54:00:00:00:07, port: t, vlan: 30}
+  - {mac: 52:54:00:00:00:08, port: a}
+'''
+
+
+def test_vlans_round_trip(dir):
+    first, second = os.path.join(dir, '1.yaml'), os.path.join(dir, '2.yaml')
+    with open(first, 'w') as f:
+        f.write(VLAN_CONFIG)
+    s = Switch(dir, '-c', first)
+    state = s.json('show', 'vlans'), s.json('show', 'bridges'), s.json('show', 'macs')['macs']
+    once = s.cli('show', 'config').stdout
+    assert s.end() == 0
+    of = {p['port']: (p['protocol'], [(v['vlan'], v.get('vlan_end'), v['pvid'], v['untagged'])
+                                      for v in p['vlans']]) for p in state[0]['ports']}
+    assert of == {
+        'a': ('802.1Q', [(10, None, True, True)]),
+        't': ('802.1Q', [(5, None, True, True), (10, 20, False, False), (30, None, False, False)]),
+        'q': ('802.1ad', [(100, None, True, True)]),
+        'odd': ('802.1Q', [(7, None, True, False), (8, 9, False, True)]),
+        'shut': ('802.1Q', []), 'plain': ('802.1Q', [])}
+    assert sorted((m['mac'][-1], m['vlan']) for m in state[2]) == [('7', 30), ('8', 10)]
+    with open(second, 'w') as f:
+        f.write(once)
+    s = Switch(dir, '-c', second)
+    assert sorted(s.cli('show', 'config').stdout.splitlines()) == sorted(once.splitlines())
+    again = s.json('show', 'vlans'), s.json('show', 'bridges'), s.json('show', 'macs')['macs']
+    assert s.end() == 0
+
+    def by_mac(macs):  # the table has no order
+        return sorted(macs, key=lambda m: m['mac'])
+    assert again[:2] == state[:2] and by_mac(again[2]) == by_mac(state[2])
+
+
+def test_vlan_errors_have_a_place(dir):
+    file = os.path.join(dir, 'c.yaml')
+    for text, says in (
+            ('ports:\n  a: {kind: dummy, vlan: 4095}\n', '2:26: vlan=4095 is not a number'),
+            ('ports:\n  a: {kind: dummy, trunk: 5-}\n', '2:27: trunk: "5-" is not a list'),
+            ('ports:\n  a: {kind: dummy, trunk: [5, x]}\n', '2:27: trunk: "5+x" is not a list'),
+            ('ports:\n  a:\n    vlan: [1, 2]\n', '3:11: vlan must be a single value, not a list'),
+            ('ports:\n  a: {kind: dummy, vlan: 1, qinq: 2}\n', '2:6: vlan and qinq exclude'),
+            ('ports:\n  a: {vlan-protocol: dot1q}\n', '2:22: vlan-protocol=dot1q is none of'),
+            ('ports:\n  a: {valn: 1}\n', '2:7: unknown key "valn" for a vhost-user port; did you mean "vlan"?'),
+            ('bridges:\n  b: {vlan-filtering: perhaps}\n', '2:23: vlan-filtering "perhaps" is none'),
+            ('bridges:\n  b: {vlan-protocol: 802.1}\n', '2:22: vlan-protocol "802.1" is neither'),
+            ('bridges:\n  b: {vlan-default-pvid: 4095}\n', '2:26: vlan-default-pvid "4095" is not'),
+            ('macs:\n  - {mac: 52:54:00:00:00:07, port: a, vlan: 0}\n', '2:45: vlan "0" is not a number')):
+        with open(file, 'w') as f:
+            f.write(text)
+        e = cli('check', file, status=1).stderr
+        assert f'{file}:{says}' in e, e
 
 
 # --- the configuration ----------------------------------------------------------------------------
