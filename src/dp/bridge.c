@@ -61,19 +61,20 @@ static ALWAYS_INLINE uint32_t collect_flows(const struct mactab *macs, const str
                                             uint64_t fid, const struct vlan_batch *vb,
                                             struct flow *flow)
 {
-    uint64_t front = 0, back = 0; /* bytes 0-7 and 4-11 of the frame before */
-    uint32_t n = 0;
+    /* bytes 0-7 and 4-11 of the frame before; the first one is like none */
+    uint64_t front = ~load_64(b->pkt[0].data), back = 0;
+    const uint32_t n = b->n;
+    struct flow *fl = flow - 1;
 
-    for (uint32_t i = 0; i < b->n; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         const uint8_t *d = b->pkt[i].data;
         uint64_t f = load_64(d), k = load_64(d + 4);
 
-        if (((f ^ front) | (k ^ back)) == 0 && n && (!vb || vlan_same(vb, i, i - 1))) {
-            flow[n - 1].n++;
+        if (((f ^ front) | (k ^ back)) == 0 && (!vb || vlan_same(vb, i, i - 1))) {
+            fl->n++;
             continue;
         }
-        struct flow *fl = &flow[n++];
-
+        fl++;
         front = f;
         back = k;
         if (vb) {
@@ -89,7 +90,7 @@ static ALWAYS_INLINE uint32_t collect_flows(const struct mactab *macs, const str
         fl->n = 1;
         fl->done = false;
     }
-    return n;
+    return (uint32_t)(fl + 1 - flow);
 }
 
 static ALWAYS_INLINE uint16_t drop(struct flow *f, enum drop why)

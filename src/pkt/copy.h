@@ -123,11 +123,12 @@ static ALWAYS_INLINE void copy_bytes(void *dst, const void *src, uint32_t len)
  * room for them; they are the sender's own and go nowhere.
  */
 #define COPY_SNAP_MAX 192
+#define COPY_SNAP_SMALL 80 /* up to so many bytes it is two steps */
 static ALWAYS_INLINE void copy_snapshot(uint8_t *d, const uint8_t *s, uint32_t len)
 {
     COPY_ACCOUNT(len);
     copy_64(d, s);
-    if (likely(len <= 80)) {
+    if (likely(len <= COPY_SNAP_SMALL)) {
         *(v16 *)(d + 64) = *(const v16 *)(s + 64);
         return;
     }

@@ -75,40 +75,38 @@ static ALWAYS_INLINE bool length_ok(uint32_t hdr_len, uint64_t total)
 static ALWAYS_INLINE int rx_finish(struct pkt *p, uint8_t *room, uint32_t hdr_len, uint32_t snap,
                                    uint32_t total)
 {
-    struct {
-        uint8_t flags, gso_type;
-    } said;
-    memcpy(&said, room + VNET_HDR_LEN - hdr_len, sizeof(said));
-    bool offload = (said.flags & VNET_F_NEEDS_CSUM) | (said.gso_type ^ VNET_GSO_NONE);
+    uint16_t said; /* flags and gso_type */
 
+    memcpy(&said, room + VNET_HDR_LEN - hdr_len, sizeof(said));
     p->data = room + VNET_HDR_LEN;
     p->len = total - hdr_len;
     p->snap_len = (uint16_t)(snap - hdr_len);
-    if (unlikely(offload)) {
+    if (unlikely(said & (VNET_F_NEEDS_CSUM | 0xff << 8))) {
         return OFFLOADED;
     }
     pkt_plain_header(p->data);
     return LENT;
 }
 
-/* One segment in one region: the form that drivers use. */
+/* One segment in one region, with the bytes around it: the form that drivers use. */
 static ALWAYS_INLINE int rx_fast(struct pkt *p, uint8_t *room, uint32_t hdr_len,
-                                 struct gmem_window win, const uint8_t GUEST *va, uint32_t total)
+                                 const uint8_t GUEST *va, uint32_t total)
 {
-    if (unlikely(!length_ok(hdr_len, total))) {
+    uint8_t *to = room + VNET_HDR_LEN - hdr_len;
+    uint32_t snap = total;
+
+    if (unlikely(total - (hdr_len + PKT_MIN_LEN) > PKT_MAX_LEN - PKT_MIN_LEN)) { /* both ends */
         return bad_length(hdr_len, total);
     }
-    uint32_t snap = MIN(total, (uint32_t)PKT_SNAP);
-
-    uint8_t *to = room + VNET_HDR_LEN - hdr_len;
-
-    if (likely(gmem_window_has(win, va, COPY_SNAP_MAX))) {
-        copy_snapshot(to, GUEST_PTR(const uint8_t, va), snap);
+    if (likely(total <= COPY_SNAP_SMALL)) {
+        copy_snapshot(to, GUEST_PTR(const uint8_t, va), total);
+        p->shape = 0;
     } else {
-        copy_bytes(to, GUEST_PTR(const void, va), snap);
+        snap = MIN(total, (uint32_t)PKT_SNAP);
+        copy_snapshot(to, GUEST_PTR(const uint8_t, va), snap);
+        p->shape = total > snap;
+        p->span = (struct gspan){va + snap, total - snap};
     }
-    p->shape = total > snap;
-    p->span = (struct gspan){va + snap, total - snap};
     return rx_finish(p, room, hdr_len, snap, total);
 }
 
@@ -205,12 +203,52 @@ static ALWAYS_INLINE bool maybe_faulty(const struct ring *r)
     return unlikely(r->fault_seq != gmem_fault_seq() || r->broken);
 }
 
-/* The chain's bytes as one run, or NULL: several segments, several regions or not its memory. */
-static ALWAYS_INLINE uint8_t GUEST *one_run(struct gmem_window win, const struct ring_chain *c)
-{
-    uint8_t GUEST *va = gmem_in_window(win, (gpa_t){c->seg.addr}, c->seg.len);
+/* A region with the address below which a run may start: `around` bytes in front of its end. */
+struct run_window {
+    struct gmem_window r;
+    uint64_t edge;
+};
 
-    return likely(c->n_seg == 1) ? va : NULL;
+static ALWAYS_INLINE struct run_window run_window(struct gmem_window r, uint32_t around)
+{
+    return (struct run_window){r, r.size > around ? r.size - around : 0};
+}
+
+/* Where the chain's bytes are, if they are one run; false: several segments, several regions, the end of
+ * a region, or not the peer's memory. */
+static ALWAYS_INLINE bool one_run(const struct run_window *w, const struct ring_chain *c,
+                                  uint8_t GUEST **run)
+{
+    uint64_t off = c->seg.addr - w->r.gpa;
+
+    *run = w->r.va + off;
+    return likely(off < w->edge && c->seg.len <= w->r.size - off && c->n_seg == 1);
+}
+
+/*
+ * The runs of all chains of a burst, NULL for those that are not one run, and AHEAD more entries for who
+ * prefetches ahead of what he copies.  The region of the last chain is the window of the next.
+ */
+static ALWAYS_INLINE void find_runs(struct vq *vq, const struct gmem *mem, const struct ring_burst *rb,
+                                    uint32_t around, uint8_t GUEST **va)
+{
+    struct run_window w = run_window(gmem_window(mem, vq->ring.hint), around);
+    const struct ring_chain *c = rb->chain, *end = c + rb->n;
+
+    for (; c < end; c++, va++) {
+        if (likely(one_run(&w, c, va))) {
+            continue;
+        }
+        if (c->n_seg == 1) { /* perhaps the next ones are in another region */
+            w = run_window(gmem_window_at(mem, &vq->ring.hint, (gpa_t){c->seg.addr}), around);
+        }
+        if (!one_run(&w, c, va)) {
+            *va = NULL;
+        }
+    }
+    for (uint32_t i = 0; i < AHEAD; i++) {
+        va[i] = va[-1];
+    }
 }
 
 /* A RARP "request reverse" in the guest's name (RFC 903; what QEMU's SEND_RARP asks for). No loan. */
@@ -257,16 +295,54 @@ static NOINLINE void learn_queue(struct steer *s, struct batch *b, uint16_t queu
     }
 }
 
+/* Lend what was peeked; its bytes, virtio-net headers included. */
+static ALWAYS_INLINE uint64_t rx_burst(struct vq *vq, const uint32_t hdr_len, struct ring_burst *rb,
+                                       struct batch *b, struct wctx *w)
+{
+    const struct gmem *mem = load_acquire(&vq->ring.mem);
+    uint8_t GUEST *va[PKT_BURST + AHEAD], **run = va;
+    const struct ring_chain *c = rb->chain, *end = c + rb->n;
+    struct pkt *p = b->pkt;
+    uint8_t *room = batch_snap(b, 0);
+    uint64_t bytes = 0;
+
+    find_runs(vq, mem, rb, COPY_SNAP_MAX, va);
+    for (uint32_t i = 0; i < AHEAD; i++) {
+        prefetch_read(va[i]);
+    }
+    for (; c < end; c++, run++) {
+        uint32_t total = c->seg.len;
+        int r;
+
+        prefetch_read(run[AHEAD]);
+        if (likely(*run != NULL)) {
+            r = rx_fast(p, room, hdr_len, *run, total);
+        } else if (c->fault) {
+            r = rx_fault_drop[c->fault];
+        } else {
+            r = rx_general(vq, mem, b, p, room, rb, c);
+            total = p->len + hdr_len;
+        }
+        if (unlikely(r == NO_ROOM)) {
+            b->n_loans = (uint32_t)(c - rb->chain);
+            break;
+        }
+        if (unlikely(r != LENT) && !rx_special(vq->rxq.port, vq, p, r, w)) {
+            continue;
+        }
+        bytes += total;
+        p++;
+        room += sizeof(b->room[0]);
+    }
+    b->n = (uint32_t)(p - b->pkt);
+    return bytes;
+}
+
 uint32_t HOT(port_vhost_rx)(struct rxq *q, struct batch *b, struct wctx *w)
 {
     struct vq *vq = container_of(q, struct vq, rxq);
     struct ring_burst *rb = w->rx_scratch;
-    const struct gmem *mem = load_acquire(&vq->ring.mem);
-    struct gmem_window win = gmem_window(mem, vq->ring.hint);
-    const uint8_t GUEST *va[PKT_BURST];
-    const uint32_t hdr_len = vq->hdr_len;
     uint32_t n = ring_dev_peek(RING_SPLIT, &vq->ring, rb, PKT_BURST);
-    uint64_t bytes = 0;
 
     b->n_loans = n;
     if (unlikely(!n)) {
@@ -275,45 +351,9 @@ uint32_t HOT(port_vhost_rx)(struct rxq *q, struct batch *b, struct wctx *w)
         }
         return unlikely(read_once(&vhost_of(q->port)->announce)) ? announce(q->port, b) : 0;
     }
-    for (uint32_t i = 0; i < n; i++) {
-        va[i] = one_run(win, &rb->chain[i]);
-        if (unlikely(!va[i])) { /* perhaps the next frames are in another region */
-            win = gmem_window_at(mem, &vq->ring.hint, (gpa_t){rb->chain[i].seg.addr});
-            va[i] = one_run(win, &rb->chain[i]);
-        }
-        if (i < AHEAD) {
-            prefetch_read(va[i]);
-        }
-    }
-    const struct ring_chain *c = rb->chain;
-    struct pkt *p = b->pkt;
-    uint8_t *room = batch_snap(b, 0);
-    for (uint32_t i = 0; i < n; i++, c++) {
-        int r;
-
-        if (i + AHEAD < n) {
-            prefetch_read(va[i + AHEAD]);
-        }
-        if (likely(va[i] != NULL)) {
-            r = rx_fast(p, room, hdr_len, win, va[i], c->seg.len);
-        } else if (c->fault) {
-            r = rx_fault_drop[c->fault];
-        } else {
-            r = rx_general(vq, mem, b, p, room, rb, c);
-        }
-        if (unlikely(r == NO_ROOM)) {
-            b->n_loans = i;
-            break;
-        }
-        if (unlikely(r != LENT) && !rx_special(q->port, vq, p, r, w)) {
-            continue;
-        }
-        bytes += p->len;
-        p++;
-        room += sizeof(b->room[0]);
-    }
-    b->n = (uint32_t)(p - b->pkt);
-    count_rx(q->port, w, b->n, bytes);
+    uint64_t bytes = likely(vq->plain) ? rx_burst(vq, VNET_HDR_LEN, rb, b, w)
+                                       : rx_burst(vq, vq->hdr_len, rb, b, w);
+    count_rx(q->port, w, b->n, bytes - (uint64_t)b->n * vq->hdr_len);
     write_once(&vq->frames, vq->frames + b->n);
     struct steer *steer = load_acquire(&vq->steer);
     if (unlikely(steer)) {
@@ -401,10 +441,40 @@ struct tx_sum {
     bool need_more;
 };
 
-/* May the frame go out as it is, in two copies at most?  A plain one: one comparison. */
-static ALWAYS_INLINE bool goes_as_it_is(const struct pkt *p, uint16_t takes)
+/*
+ * Frames that go out in two copies at most, each into one run: up to n of them into as many chains.
+ * Returns how many it was before the first one that is something else.  shape_mask: the bits of
+ * pkt.shape that keep a frame from going out as it is, beside its first span.
+ */
+static ALWAYS_INLINE uint32_t tx_fast(const struct batch *b, const uint8_t *idx, uint32_t n,
+                                      uint32_t shape_mask, const struct ring_chain *c,
+                                      uint8_t GUEST *const *run, uint32_t *lens, uint64_t *bytes)
 {
-    return likely(p->shape <= 1) || (p->n_spans <= 1 && !(p->offload & ~takes));
+    uint32_t i;
+
+    for (i = 0; i < n; i++, c++) {
+        const struct pkt *p = &b->pkt[idx[i]];
+
+        __asm__("" : "+r"(p)); /* gcc would compute it anew at each use */
+        uint32_t need = VNET_HDR_LEN + p->len, shape = p->shape & shape_mask;
+        uint8_t *d = GUEST_PTR(uint8_t, run[i]);
+
+        prefetch_write(run[i + AHEAD]);
+        if (unlikely(!d || need > c->seg.len || shape > 1)) {
+            break;
+        }
+        if (likely(!shape)) {
+            copy_bytes(d, p->data - VNET_HDR_LEN, need);
+        } else {
+            uint32_t head = VNET_HDR_LEN + p->snap_len;
+
+            copy_bytes(d, p->data - VNET_HDR_LEN, head);
+            copy_bytes(d + head, GUEST_PTR(const void, p->span.p), p->span.len);
+        }
+        lens[i] = need;
+        *bytes += need;
+    }
+    return i;
 }
 
 /* Pack packets into the peeked chains until one of the two runs out. */
@@ -414,59 +484,43 @@ static ALWAYS_INLINE struct tx_sum tx_burst(struct port *port, struct vq *vq, st
 {
     const struct ring_burst *rb = &t->rb;
     const struct gmem *mem = load_acquire(&vq->ring.mem);
-    struct gmem_window win = gmem_window(mem, vq->ring.hint);
-    uint8_t GUEST *va[RING_BURST];
-    uint32_t room[RING_BURST]; /* for the fast form; 0 sends a frame to the general one */
-    struct tx_sum s = {0};
-    uint32_t i, at = 0;
+    const uint32_t shape_mask = (uint32_t)(uint16_t)~vq->takes << 16 | 0xffff;
+    uint8_t GUEST *run[RING_BURST + AHEAD];
+    struct tx_sum s = {.left = n};
 
-    for (i = 0; i < rb->n; i++) {
-        va[i] = one_run(win, &rb->chain[i]);
-        if (unlikely(!va[i])) {
-            win = gmem_window_at(mem, &vq->ring.hint, (gpa_t){rb->chain[i].seg.addr});
-            va[i] = one_run(win, &rb->chain[i]);
-        }
-        room[i] = likely(va[i] && vq->plain) ? rb->chain[i].seg.len : 0;
-        if (i < AHEAD) {
-            prefetch_write(va[i]);
-        }
+    find_runs(vq, mem, rb, VNET_HDR_LEN, run);
+    for (uint32_t i = 0; i < AHEAD; i++) {
+        prefetch_write(run[i]);
     }
-    for (i = 0; i < n && at < rb->n; i++) {
-        struct pkt *p = &b->pkt[idx[i]];
-        uint32_t need = VNET_HDR_LEN + p->len;
+    while (s.left && s.chains < rb->n) {
+        uint32_t max = MIN(s.left, rb->n - s.chains), at = s.chains;
+        uint32_t k = likely(vq->plain) ? tx_fast(b, idx, max, shape_mask, &rb->chain[at], &run[at],
+                                                 &lens[at], &s.bytes)
+                                       : 0;
 
-        if (at + AHEAD < rb->n) {
-            prefetch_write(va[at + AHEAD]);
-        }
-        if (likely(need <= room[at]) && goes_as_it_is(p, vq->takes)) {
-            uint8_t *d = GUEST_PTR(uint8_t, va[at]);
-            uint32_t head = VNET_HDR_LEN + p->snap_len;
-
-            copy_bytes(d, p->data - VNET_HDR_LEN, head);
-            if (p->n_spans) {
-                copy_bytes(d + head, GUEST_PTR(const void, p->span.p), p->span.len);
-            }
-            lens[at++] = need;
-        } else {
-            struct tx_result r = HOT(port_vhost_out)(vq, mem, rb, at, p, lens, &t->frame);
-
-            at += r.n_chains;
-            s.frames += r.frames;
-            s.bytes += r.bytes;
-            if (r.need_more) {
-                s.need_more = true; /* look again with this packet, or its rest, in front */
-                break;
-            }
-            if (r.why != DROP_N) {
-                port_count_drop(port, w, (enum drop)r.why, 1);
-            }
+        s.frames += k;
+        s.chains += k;
+        s.left -= k;
+        idx += k;
+        s.bytes -= (uint64_t)k * VNET_HDR_LEN;
+        if (likely(k == max)) {
             continue;
         }
-        s.frames++;
-        s.bytes += p->len;
+        struct tx_result r = HOT(port_vhost_out)(vq, mem, rb, s.chains, &b->pkt[*idx], lens,
+                                                 &t->frame);
+        s.chains += r.n_chains;
+        s.frames += r.frames;
+        s.bytes += r.bytes;
+        s.need_more = r.need_more; /* look again with this packet, or its rest, in front */
+        if (r.need_more) {
+            break;
+        }
+        if (r.why != DROP_N) {
+            port_count_drop(port, w, (enum drop)r.why, 1);
+        }
+        s.left--;
+        idx++;
     }
-    s.chains = at;
-    s.left = n - i;
     return s;
 }
 

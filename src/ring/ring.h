@@ -86,7 +86,7 @@ struct ring_chain {
     };
 };
 static_assert(sizeof(struct ring_chain) == 24, "three words: walked by pointer");
-#define RING_META_PLAIN(id) ((uint64_t)(id) | 1ull << 16) /* one segment, no fault */
+#define RING_META_PLAIN(id) ((uint64_t)(id) + (1ull << 16)) /* one segment, no fault */
 
 struct ring_burst {
     uint32_t n;      /* chains peeked */

@@ -43,7 +43,7 @@ static ALWAYS_INLINE uint32_t split_dev_peek(struct ring *r, struct ring_burst *
     const struct vring_desc GUEST *desc = r->desc;
     const uint32_t mask = r->num - 1;
     const uint16_t plain = r->write ? VRING_DESC_F_WRITE : 0;
-    uint32_t idx = r->idx, have = (uint16_t)(r->avail_seen - idx), n, i;
+    uint32_t idx = r->idx, have = (uint16_t)(r->avail_seen - idx), n;
 
     b->n = 0;
     b->n_pool = 0;
@@ -59,8 +59,8 @@ static ALWAYS_INLINE uint32_t split_dev_peek(struct ring *r, struct ring_burst *
         return 0;
     }
     n = MIN(have, max);
-    struct ring_chain *c = b->chain;
-    for (i = 0; i < n; i++, c++) {
+    struct ring_chain *c = b->chain, *end = c + n;
+    for (; c < end; c++) {
         uint32_t head = read_once(&entry[idx++ & mask]);
 
         if (unlikely(head > mask)) {
@@ -76,8 +76,8 @@ static ALWAYS_INLINE uint32_t split_dev_peek(struct ring *r, struct ring_burst *
             }
         }
     }
-    b->n = i;
-    return i;
+    b->n = (uint32_t)(c - b->chain);
+    return b->n;
 }
 
 static ALWAYS_INLINE void split_dev_publish(struct ring *r, const struct ring_burst *b, uint32_t n,
