@@ -46,15 +46,19 @@ def mac_of(n):
     return f'52:54:00:00:00:{n:02x}'
 
 
-def vhost_user(path, server=False, reconnect=0, ident='net0', mac=None, mtu=0, device='', rom=False):
+def vhost_user(path, server=False, reconnect=0, ident='net0', mac=None, mtu=0, device='', rom=False,
+               queues=1):
     """QEMU arguments that plug one virtio-net card into a vhost-user socket."""
     chardev = f'socket,id=c-{ident},path={path}'
     if server:
         chardev += ',server=on,wait=off'
     elif reconnect:
         chardev += f',reconnect={reconnect}'
-    return ['-chardev', chardev, '-netdev', f'vhost-user,id={ident},chardev=c-{ident}',
-            *virtio_net(ident, mac, mtu, device, rom)]
+    netdev = f'vhost-user,id={ident},chardev=c-{ident}'
+    if queues > 1:
+        netdev += f',queues={queues}'
+        device = f'mq=on,{device}'.rstrip(',')
+    return ['-chardev', chardev, '-netdev', netdev, *virtio_net(ident, mac, mtu, device, rom)]
 
 
 def virtio_net(ident='net0', mac=None, mtu=0, device='', rom=False):

@@ -78,6 +78,7 @@ struct plug {
     const char *name;
     const char *path; /* of the socket */
     const char *mtu;  /* NULL: not said */
+    unsigned queues;  /* pairs; 1 if not said */
     bool qemu_listens;
     char mac[18];
 };
@@ -95,12 +96,20 @@ static void put_qemu(FILE *f, const struct plug *p, struct qemu_version q)
             p->qemu_listens ? "server=on,wait=off"
             : ms            ? "reconnect-ms=1000"
                             : "reconnect=1");
-    fprintf(f, "    -netdev vhost-user,id=net-%s,chardev=chr-%s \\\n", p->name, p->name);
+    fprintf(f, "    -netdev vhost-user,id=net-%s,chardev=chr-%s", p->name, p->name);
+    if (p->queues > 1) {
+        fprintf(f, ",queues=%u", p->queues);
+    }
+    fputs(" \\\n", f);
     fprintf(f,
             "    -device virtio-net-pci,netdev=net-%s,mac=%s,rx_queue_size=1024,tx_queue_size=1024",
             p->name, p->mac);
     if (p->mtu) {
         fprintf(f, ",host_mtu=%s", p->mtu);
+    }
+    if (p->queues > 1) {
+        /* one interrupt per ring, one for the control queue and one for the configuration */
+        fprintf(f, ",mq=on,vectors=%u", 2 * p->queues + 2);
     }
     fputs("\n", f);
 }
@@ -138,7 +147,11 @@ static void put_libvirt(FILE *f, const struct plug *p)
     if (p->mtu) {
         fprintf(f, "    <mtu size='%s'/>\n", p->mtu);
     }
-    fputs("    <driver rx_queue_size='1024' tx_queue_size='1024'/>\n  </interface>\n", f);
+    fputs("    <driver rx_queue_size='1024' tx_queue_size='1024'", f);
+    if (p->queues > 1) {
+        fprintf(f, " queues='%u'", p->queues);
+    }
+    fputs("/>\n  </interface>\n", f);
 }
 
 static void put_intro(FILE *f, bool libvirt, struct qemu_version qemu)
@@ -178,7 +191,8 @@ static void banner_print(FILE *f, const struct banner *b, struct qemu_version qe
             path = made = rundir_path(b->rundir, file);
         }
 
-        struct plug p = {c->name, path ? path : "", port_conf_get(c, "mtu"), client != NULL, ""};
+        struct plug p = {c->name, path ? path : "", port_conf_get(c, "mtu"),
+                         (unsigned)port_conf_number(c, "queues", 1), client != NULL, ""};
 
         if (!port_conf_get(c, "mac") || text_read_mac(port_conf_get(c, "mac"), mac)) {
             banner_mac(c->name, mac);

@@ -31,6 +31,7 @@
 #define HUGETLBFS_MAGIC 0x958458f6
 #endif
 
+#define MAX_TIMES 256 /* that a region is added: more than a front-end has queue pairs */
 #define MAX_LIVE_MAPS 16384 /* below vm.max_map_count (65530) with room for everything else */
 
 struct gmem_map {
@@ -38,6 +39,9 @@ struct gmem_map {
     size_t len;
     unsigned refs; /* tables that name it; 0: the slot is free */
     bool faulted;  /* set in the signal handler */
+    unsigned times; /* that the peer added it, see gmem_add() */
+    dev_t dev;      /* which file it is */
+    ino_t ino;
 };
 
 uint32_t gmem_faults_; /* SIGBUS faults survived so far, all tables */
@@ -124,7 +128,7 @@ static void map_put(struct gmem_map *m)
 }
 
 static int check_file(const struct gmem_region_desc *d, enum gmem_fs_policy fs, uint64_t end,
-                      const char *who, uint64_t *page, struct err *e)
+                      const char *who, uint64_t *page, struct stat *out, struct err *e)
 {
     struct stat st;
     struct statfs sf;
@@ -147,6 +151,7 @@ static int check_file(const struct gmem_region_desc *d, enum gmem_fs_policy fs, 
         return err_set(e, -EINVAL, "%s: memory file has %llu bytes, the region needs %llu", who,
                        (unsigned long long)st.st_size, (unsigned long long)end);
     }
+    *out = st;
     return 0;
 }
 
@@ -154,8 +159,9 @@ static int check_file(const struct gmem_region_desc *d, enum gmem_fs_policy fs, 
 static int map_region(struct gmem_region *r, const struct gmem_region_desc *d,
                       enum gmem_fs_policy fs, const char *who, struct err *e)
 {
-    uint64_t end, tmp, page;
+    uint64_t end, tmp, page = 0;
     struct gmem_map *m = NULL;
+    struct stat st = {0};
     int rc;
 
     if (!d->size || __builtin_add_overflow(d->gpa, d->size, &tmp) ||
@@ -165,7 +171,7 @@ static int map_region(struct gmem_region *r, const struct gmem_region_desc *d,
                      who, (unsigned long long)d->gpa, (unsigned long long)d->size);
         goto out;
     }
-    rc = check_file(d, fs, end, who, &page, e);
+    rc = check_file(d, fs, end, who, &page, &st, e);
     if (rc) {
         goto out;
     }
@@ -189,6 +195,9 @@ static int map_region(struct gmem_region *r, const struct gmem_region_desc *d,
     madvise(base, (size_t)len, MADV_DONTDUMP);
     store_release(&m->len, (size_t)len);
     store_release(&m->base, base);
+    m->times = 1;
+    m->dev = st.st_dev;
+    m->ino = st.st_ino;
     *r = (struct gmem_region){.gpa = d->gpa,
                               .size = d->size,
                               .uva = d->uva,
@@ -293,6 +302,38 @@ static struct gmem *copy_table(const struct gmem *old, uint32_t room)
     return m;
 }
 
+/* What the peer describes is mapped already: the same bytes of the same file at the same place. */
+static struct gmem_map *same_region(const struct gmem *m, const struct gmem_region_desc *d)
+{
+    struct stat st;
+
+    for (uint32_t i = 0; m && i < m->n; i++) {
+        const struct gmem_region *r = &m->region[i];
+
+        if (r->gpa == d->gpa && r->size == d->size && r->uva == d->uva &&
+            r->fd_offset == d->fd_offset && r->map && !fstat(d->fd, &st) &&
+            st.st_dev == r->map->dev && st.st_ino == r->map->ino) {
+            return r->map;
+        }
+    }
+    return NULL;
+}
+
+static int add_again(struct gmem **out, const struct gmem *old, struct gmem_map *map, const char *who,
+                     struct err *e)
+{
+    struct gmem *m = map->times < MAX_TIMES ? copy_table(old, 0) : NULL;
+
+    if (!m) {
+        return map->times < MAX_TIMES
+                   ? err_set(e, -ENOMEM, "%s: out of memory", who)
+                   : err_set(e, -E2BIG, "%s: a region was added %d times", who, MAX_TIMES);
+    }
+    map->times++;
+    *out = m;
+    return 0;
+}
+
 int gmem_add(struct gmem **out, const struct gmem *old, const struct gmem_region_desc *d,
              enum gmem_fs_policy fs, const char *who, struct err *e)
 {
@@ -303,6 +344,11 @@ int gmem_add(struct gmem **out, const struct gmem *old, const struct gmem_region
     if (old && old->n >= GMEM_MAX_REGIONS) {
         close(d->fd);
         return err_set(e, -E2BIG, "%s: all %d memory slots are taken", who, GMEM_MAX_REGIONS);
+    }
+    struct gmem_map *map = same_region(old, d);
+    if (map) {
+        close(d->fd);
+        return add_again(out, old, map, who, e);
     }
     rc = map_region(&r, d, fs, who, e);
     if (rc) {
@@ -331,10 +377,14 @@ int gmem_del(struct gmem **out, const struct gmem *old, uint64_t gpa, uint64_t u
         struct gmem_region *r = &m->region[i];
 
         if (r->gpa == gpa && r->uva == uva && r->size == size) {
+            *out = m;
+            if (r->map && r->map->times > 1) {
+                r->map->times--;
+                return 0;
+            }
             map_put(r->map);
             memmove(r, r + 1, (m->n - i - 1) * sizeof(*r));
             m->n--;
-            *out = m;
             return 0;
         }
     }

@@ -73,10 +73,13 @@ enum gmem_fs_policy {
  * sentence names the region and the rule. `who` is the port's name (for messages). */
 int gmem_create(struct gmem **out, const struct gmem_region_desc *d, uint32_t n,
                 enum gmem_fs_policy fs, const char *who, struct err *e);
-/* A new table = old + one region (old stays valid, shares mappings). old may be NULL. */
+/* A new table = old + one region (old stays valid, shares mappings). old may be NULL. A region that
+ * is there already, the same in every respect, is only counted: QEMU 7.2 sends each one once per
+ * queue pair. */
 int gmem_add(struct gmem **out, const struct gmem *old, const struct gmem_region_desc *d,
              enum gmem_fs_policy fs, const char *who, struct err *e);
-/* A new table = old - the region with this gpa, uva and size. -ENOENT if there is none. */
+/* A new table = old - the region with this gpa, uva and size, or the same as old while the region was
+ * added more often than taken away. -ENOENT if there is none. */
 int gmem_del(struct gmem **out, const struct gmem *old, uint64_t gpa, uint64_t uva, uint64_t size,
              struct err *e);
 /* A table over memory of this process, one region; for tests, drivers and benches. Not mapped by

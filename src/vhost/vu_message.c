@@ -186,7 +186,8 @@ static int on_REM_MEM_REG(struct vu_dev *d, struct vu_msg *m, struct err *e)
     if (rc) {
         return err_prefix(e, "REM_MEM_REG");
     }
-    int ring = vu_ring_in_region(d, r->uva, r->size);
+    bool gone = mem->n < d->mem->n;
+    int ring = gone ? vu_ring_in_region(d, r->uva, r->size) : -1;
     if (ring >= 0) {
         gmem_free(mem);
         return err_set(e, -EBUSY,

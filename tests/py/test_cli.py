@@ -603,13 +603,15 @@ def banner(s):
     ('9.2.0', ',reconnect-ms=1000 '), ('10.0.2', ',reconnect-ms=1000 '),
     ('what?', ',reconnect-ms=1000 ')])
 def test_banner_for_the_qemu_found(dir, version, word):
-    s = Switch(dir, 'vm1', f'vm2=vhost-user,client={dir}/q.sock,mtu=9000',
+    s = Switch(dir, 'vm1', f'vm2=vhost-user,client={dir}/q.sock,mtu=9000,queues=4',
                env=fake_qemu(dir, version))
     text = banner(s)
     assert f'path={s.rundir}/vm1.sock{word}' in text
     assert f'path={dir}/q.sock,server=on,wait=off ' in text
     assert 'memory-backend-memfd,id=mem,size=1G,share=on' in text
     assert text.count('host_mtu=9000') == 1
+    assert text.count('chardev=chr-vm2,queues=4 ') == text.count(',mq=on,vectors=10\n') == 1
+    assert text.count('queues=') == text.count('mq=on') == 1
     assert ('No qemu-system-x86_64 was found' in text) == (version == 'what?')
     macs = re.findall(r'mac=(52:54(?::[0-9a-f]{2}){4}),', text)
     assert len(set(macs)) == 2
@@ -625,19 +627,20 @@ def fake_qemu_again(dir):
 
 
 def test_banner_libvirt(dir):
-    s = Switch(dir, '--libvirt', 'vm1', f'vm2=vhost-user,client={dir}/q.sock')
+    s = Switch(dir, '--libvirt', 'vm1', f'vm2=vhost-user,client={dir}/q.sock,queues=8')
     text = banner(s)
     assert "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>" in text
     assert f"path='{s.rundir}/vm1.sock' mode='client'>" in text
     assert f"path='{dir}/q.sock' mode='server'/>" in text
     assert text.count("<reconnect enabled='yes' timeout='1'/>") == 1
+    assert text.count("<driver rx_queue_size='1024' tx_queue_size='1024' queues='8'/>") == 1
     assert s.end() == 0
 
 
 @pytest.mark.skipif(not shutil.which('qemu-system-x86_64'), reason='no qemu-system-x86_64')
 def test_real_qemu_takes_the_printed_arguments(dir):
     """Both roles: as printed, only that the machine does not start (-S) and has no window."""
-    s = Switch(dir, 'vm1', f'vm2=vhost-user,client={dir}/q.sock')
+    s = Switch(dir, 'vm1', f'vm2=vhost-user,client={dir}/q.sock,queues=4')
     lines = banner(s).replace('\\\n', ' ').splitlines()
     guests = []
     try:

@@ -197,6 +197,19 @@ def test_first_ring_stops_and_others_go_on(net):
     wait_for('drop', lambda: net.drops(a.name).get('not-ready') == 1)
 
 
+def test_memory_comes_once_per_pair(net):
+    """As QEMU 7.2 does: each pair brings all of the memory, and takes it away."""
+    a, b = nics(net, order='cloud_hypervisor')
+    for _ in range(3):
+        a.add_region(0)
+    assert net.state(a.name)['memory_regions'] == 1
+    for _ in range(3):
+        a.rem_region(0)
+        assert net.state(a.name)['memory_regions'] == 1
+    assert a.ack(vu.REM_MEM_REG, struct.pack('<QQQQQ', 0, *a.mem.regions[0])) != 0  # rings run in it
+    assert set(where(a, b, range(9600, 9632)).values()) == {0, 1, 2, 3}
+
+
 def test_ceiling(net):
     """queues=2: no third pair, whatever is said; and it is said why."""
     a, b = Nic(net.path(net.port(queues=2)), mac=mac(10), pairs=4), net.nic()

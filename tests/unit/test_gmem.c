@@ -181,6 +181,45 @@ static void test_ranges_for_rings(void **state)
     gmem_free(m);
 }
 
+/* The very same region is counted: it goes with the last of those who brought it. */
+static void test_same_region_again(void **state)
+{
+    int fd = memory_file(2 * PAGE);
+    struct gmem_region_desc d = desc(0x1000, PAGE, 0x50000, PAGE, dup(fd));
+    struct gmem *m = NULL, *next = NULL;
+    struct err e = {0};
+
+    (void)state;
+    assert_int_equal(gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "vm7", &e), 0);
+    for (unsigned times = 2; times <= 257; times++) {
+        d.fd = dup(fd);
+        assert_int_equal(gmem_add(&next, m, &d, GMEM_FS_MEMORY_ONLY, "vm7", &e) == 0, times <= 256);
+        if (times <= 256) {
+            assert_true(next->region[0].va == m->region[0].va);
+            assert_int_equal(next->n, 1);
+            gmem_free(m);
+            m = next;
+        }
+    }
+    /* anything else about it, and it is another one, which overlaps */
+    struct gmem_region_desc other[] = {desc(0x1000, PAGE, 0x50000, 0, dup(fd)),
+                                       desc(0x1000, PAGE, 0x60000, PAGE, dup(fd)),
+                                       desc(0x1000, PAGE / 2, 0x50000, PAGE, dup(fd)),
+                                       desc(0x1000, PAGE, 0x50000, PAGE, memory_file(2 * PAGE))};
+    for (unsigned i = 0; i < ARRAY_SIZE(other); i++) {
+        assert_true(gmem_add(&next, m, &other[i], GMEM_FS_MEMORY_ONLY, "vm7", &e) < 0);
+        assert_non_null(strstr(e.text, "overlaps"));
+    }
+    for (unsigned times = 256; times; times--) {
+        assert_int_equal(gmem_del(&next, m, 0x1000, 0x50000, PAGE, &e), 0);
+        assert_int_equal(next->n, times > 1 ? 1 : 0);
+        gmem_free(m);
+        m = next;
+    }
+    gmem_free(m);
+    close(fd);
+}
+
 /* Each line: one lie about the second region; the table is refused as a whole. */
 static void test_refusals(void **state)
 {
@@ -495,6 +534,7 @@ int main(void)
         T(test_translate_and_shorten),
         T(test_hint_never_matters),
         T(test_ranges_for_rings),
+        T(test_same_region_again),
         T(test_refusals),
         T(test_fds_that_are_no_memory),
         T(test_file_systems),
