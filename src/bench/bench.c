@@ -45,6 +45,9 @@ static const char usage[] =
     "  --rotate               write addresses and sequence numbers into each frame\n"
     "  --guest plain|linux    linux: mergeable 1.5 KiB buffers, event index (plain)\n"
     "  --verify               check content and order of every frame\n"
+    "  --tcp plain|csum|tso   TCP frames, headers and order always checked; left to be done: nothing,\n"
+    "                         the checksum, segmenting to 1514 B (--verify: all payload checked)\n"
+    "  --taken                with --tcp: the receiver takes them as they are\n"
     "what\n"
     "  --latency[=RATE]       round trips at so many frames per second (100000)\n"
     "  --sleep-latency        round trips out of sleep\n"
@@ -92,6 +95,8 @@ enum opt {
     OPT_ROTATE,
     OPT_GUEST,
     OPT_VERIFY,
+    OPT_TCP,
+    OPT_TAKEN,
     OPT_LATENCY,
     OPT_SLEEP,
     OPT_SUITE,
@@ -114,6 +119,7 @@ static const struct option long_opts[] = {
     {"rotate", 0, NULL, OPT_ROTATE},       {"guest", 1, NULL, OPT_GUEST},
     {"verify", 0, NULL, OPT_VERIFY},       {"latency", 2, NULL, OPT_LATENCY},
     {"sleep-latency", 0, NULL, OPT_SLEEP}, {"suite", 2, NULL, OPT_SUITE},
+    {"tcp", 1, NULL, OPT_TCP},             {"taken", 0, NULL, OPT_TAKEN},
     {"list", 0, NULL, OPT_LIST},           {"in-process", 1, NULL, OPT_INPROC},
     {"rounds", 1, NULL, OPT_ROUNDS},       {"duration", 1, NULL, OPT_DURATION},
     {"gen-cpu", 1, NULL, OPT_GEN_CPU},     {"switch-cpu", 1, NULL, OPT_SWITCH_CPU},
@@ -193,6 +199,20 @@ static void list_cases(void)
     }
 }
 
+static int take_tcp(struct cmd *c, const char *arg)
+{
+    static const char *const word[] = {
+        [GEN_TCP_PLAIN] = "plain", [GEN_TCP_CSUM] = "csum", [GEN_TCP_TSO] = "tso"};
+
+    for (unsigned i = GEN_TCP_PLAIN; i < ARRAY_SIZE(word); i++) {
+        if (!strcmp(arg, word[i])) {
+            c->def.tcp = (enum gen_tcp)i;
+            return -1;
+        }
+    }
+    return bad("--tcp %s: plain, csum or tso", arg);
+}
+
 /* -1: go on, else the exit status. */
 static int take_option(struct cmd *c, int opt, char *arg)
 {
@@ -222,6 +242,12 @@ static int take_option(struct cmd *c, int opt, char *arg)
             return bad("--guest %s: plain or linux", arg);
         }
         c->def.linux_guest = arg[0] == 'l';
+        return -1;
+    case OPT_TCP:
+        return take_tcp(c, arg);
+    case OPT_TAKEN:
+        c->def.taken = true;
+        c->def.vdev = ",tso=1,legacy-ol-flags=1"; /* or testpmd passes nothing on */
         return -1;
     case OPT_LATENCY:
         c->latency = true;
@@ -254,6 +280,17 @@ static int take_option(struct cmd *c, int opt, char *arg)
     default:
         return take_number(c, opt, arg);
     }
+}
+
+static int check_tcp(const struct cmd *c)
+{
+    if (!c->def.tcp) {
+        return c->def.taken ? bad("%s", "--taken needs --tcp") : -1;
+    }
+    if (c->latency || c->sleep_latency || c->def.rotate || c->def.n_macs > 2) {
+        return bad("%s", "--tcp does not go with --latency, --sleep-latency, --macs or --rotate");
+    }
+    return c->def.frame < GEN_TCP_MIN ? bad("%s", "--tcp needs a --frame of 130 bytes or more") : -1;
 }
 
 static int take_compare(struct cmd *c)
@@ -372,10 +409,11 @@ static int run_suite(struct cmd *c, struct report *r)
 static void run_one(struct cmd *c, struct report *r)
 {
     struct case_def d = {.name = "bench"};
-    char title[160];
+    static const char *const tcp[] = {"", "plain TCP ", "TCP NEEDS_CSUM ", "TSO "};
+    char title[192];
 
-    snprintf(title, sizeof(title), "%u B frames, rings of %u, %u pair%s, %s, %u addresses%s%s",
-             c->def.frame, c->def.num, c->def.n_pairs, c->def.n_pairs == 1 ? "" : "s",
+    snprintf(title, sizeof(title), "%u B %sframes%s, rings of %u, %u pair%s, %s, %u addresses%s%s",
+             c->def.frame, tcp[c->def.tcp], c->def.taken ? " taken as they are" : "", c->def.num, c->def.n_pairs, c->def.n_pairs == 1 ? "" : "s",
              c->def.both ? "both ways" : "one way", c->def.n_macs,
              c->def.linux_guest ? ", Linux-like guests" : "", c->def.verify ? ", verified" : "");
     d.title = title;
@@ -438,6 +476,7 @@ int bench_main(int argc, char **argv)
     }
     status = status < 0 ? check_suite_names(&c) : status;
     report_begin(&r, n_shown, shown, c.json && !c.json_path);
+    status = status < 0 ? check_tcp(&c) : status;
     status = status < 0 ? take_sockets(&c) : status;
     status = status < 0 ? take_compare(&c) : status;
     status = status < 0 && !c.in_process ? check_cpus(&c) : status;

@@ -24,6 +24,9 @@
                                  {"testpmd", PEER_TESTPMD, f, n, 1, 2},                            \
                                  {"limit", PEER_LIMIT, f, n, 1, 2}}
 
+/* Linux-like guests, one pair, one way */
+#define TCP(frame) frame, 256, 1, 2, .linux_guest = true
+
 const struct case_def bench_cases[] = {
     {"60-256", "60 B frames, rings of 256, one pair, one way", VS_PEERS(60, 256),
      .bar = {{0, 1, 3.5}, {0, 2, 2.5}, {0, 3, 0.7}, {3, 2, 2.5}}},
@@ -53,6 +56,30 @@ const struct case_def bench_cases[] = {
                   .linux_guest = true},
                  {"plain, 1514 B", PEER_RINGWAY, 1514, 256, 1, 2, .verify = true}},
      .bar = {{0, 1, 0.8}, {2, 3, 0.8}}},
+    {"tso",
+     "TSO frames of 65,000 B between Linux-like guests, headers verified in each frame, payload in "
+     "samples",
+     .n_subjects = 4,
+     .subject = {{"ringway", PEER_RINGWAY, TCP(65000), .tcp = GEN_TCP_TSO, .taken = true},
+                 {"testpmd, tso=1", PEER_TESTPMD, TCP(65000), .tcp = GEN_TCP_TSO, .taken = true,
+                  .vdev = ",tso=1"},
+                 {"testpmd, legacy flags", PEER_TESTPMD, TCP(65000), .tcp = GEN_TCP_TSO, .taken = true,
+                  .vdev = ",tso=1,legacy-ol-flags=1"},
+                 {"limit", PEER_LIMIT, TCP(65000), .tcp = GEN_TCP_TSO, .taken = true}},
+     .bar = {{0, 1, 3}, {0, 2}, {0, 3}}},
+    {"tso-split",
+     "the same frames to a guest without TSO, segmented to 1514 B in the copy, against plain ones "
+     "of 1514 B, in bytes",
+     .n_subjects = 2,
+     .subject = {{"ringway, segmented", PEER_RINGWAY, TCP(65000), .tcp = GEN_TCP_TSO},
+                 {"ringway, plain", PEER_RINGWAY, TCP(1514), .tcp = GEN_TCP_PLAIN}},
+     .bar = {{0, 1, 0.7}}},
+    {"csum",
+     "TCP frames of 1514 B whose checksum the switch completes, against the same with a complete one",
+     .n_subjects = 2,
+     .subject = {{"ringway, completed", PEER_RINGWAY, TCP(1514), .tcp = GEN_TCP_CSUM},
+                 {"ringway, plain", PEER_RINGWAY, TCP(1514), .tcp = GEN_TCP_PLAIN}},
+     .bar = {{0, 1, 0.75}}},
     {"both-ways", "60 B frames, rings of 256, one pair, both ways", VS_PEERS(60, 256),
      .bar = {{0}}},
     {NULL}};
@@ -64,7 +91,7 @@ struct live {
     struct peer *peer;
     struct gen *gen;
     pid_t limit; /* 0: none */
-    struct series mpps, p50, p99;
+    struct series mpps, gbps, p50, p99;
     struct gen_rate sum;
     struct gen_latency last;
     bool missing;
@@ -117,6 +144,7 @@ static int begin(struct live *l, const struct bench_opts *o, struct err *e)
     struct peer_conf pc = {.kind = d->kind,
                            .n_ports = 2 * d->n_pairs,
                            .switch_cpu = o->switch_cpu,
+                           .vdev = d->vdev,
                            .program = o->program};
     struct gen_conf gc = {.n_pairs = d->n_pairs,
                           .frame = d->frame,
@@ -126,6 +154,8 @@ static int begin(struct live *l, const struct bench_opts *o, struct err *e)
                           .both = d->both,
                           .verify = d->verify,
                           .linux_guest = d->linux_guest,
+                          .tcp = d->tcp,
+                          .taken = d->taken,
                           .timeout_ms = 20000};
     int r = 0;
 
@@ -203,6 +233,7 @@ static void measure(struct live *l, const struct bench_opts *o)
     }
     hold(l);
     series_add(&l->mpps, (double)rate.rx_frames / rate.seconds / 1e6);
+    series_add(&l->gbps, (double)rate.rx_bytes * 8 / rate.seconds / 1e9);
     add_up(&l->sum, &rate);
 }
 
@@ -231,7 +262,7 @@ static void show_bars(const struct case_def *c, const struct live *l, const int 
         if (index[b->a] < 0 || index[b->b] < 0) {
             continue;
         }
-        struct series ratio = series_ratio(&l[index[b->a]].mpps, &l[index[b->b]].mpps);
+        struct series ratio = series_ratio(&l[index[b->a]].gbps, &l[index[b->b]].gbps);
         snprintf(text, sizeof(text), "%s / %s", c->subject[b->a].label, c->subject[b->b].label);
         report_bar(r, &(struct report_bar){.text = text,
                                            .unit = "x",
@@ -261,7 +292,7 @@ void case_run(const struct case_def *c, const struct bench_opts *o, struct repor
         } else {
             report_rate(r, &(struct report_rate){.label = l[i].def->label,
                                                  .mpps = &l[i].mpps,
-                                                 .frame = l[i].def->frame,
+                                                 .gbps = &l[i].gbps,
                                                  .sum = l[i].sum});
         }
     }

@@ -20,9 +20,12 @@ struct subject_def {
     unsigned n_pairs;
     uint32_t n_macs;
     bool rotate, both, verify, linux_guest;
+    enum gen_tcp tcp;
+    bool taken;
+    const char *vdev; /* testpmd: more options of its ports */
 };
 
-/* median over rounds of (subject a / subject b) */
+/* median over rounds of (subject a / subject b), in bytes per second */
 struct bar_def {
     unsigned a, b;
     double at_least; /* 0: shown only */

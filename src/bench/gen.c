@@ -13,24 +13,29 @@
 static int post_all(struct gen *g, struct side *s, struct err *e)
 {
     const struct vu_fe *fe = s->fe;
-    struct ring_seg seg = {.len = g->c.buf};
+    uint32_t len[TX_SEGS], n_seg = gen_tcp_cut(g, len);
 
     s->held_at = s->n_held = 0;
     for (uint32_t i = 0; i < g->c.num; i++) {
         uint8_t *rx = s->rx_buf + (uint64_t)i * g->rx_stride;
-        uint8_t *tx = s->tx_buf + (uint64_t)i * g->tx_stride;
+        struct ring_seg seg = {.addr = vu_fe_gpa(fe, rx), .len = g->c.buf};
 
-        seg.addr = vu_fe_gpa(fe, rx);
-        seg.len = g->c.buf;
-        if (ring_drv_add(RING_SPLIT, &s->rx->drv, &seg, 0, 1, rx) != (int)i) {
+        if (ring_drv_add(RING_SPLIT, &s->rx->drv, &seg, 0, 1, rx) < 0) {
             return err_set(e, -ENOSPC, "no room in a fresh ring");
         }
-        seg.addr = vu_fe_gpa(fe, tx);
-        seg.len = HDR + g->c.frame;
-        if (ring_drv_prepare(RING_SPLIT, &s->tx->drv, &seg, 1, 0, tx) != (int)i) {
+    }
+    for (uint32_t i = 0; i < g->n_tx; i++) {
+        uint8_t *tx = s->tx_buf + (uint64_t)i * g->tx_stride;
+        struct ring_seg seg[TX_SEGS];
+
+        for (uint32_t k = 0, at = 0; k < n_seg; at += len[k++]) {
+            seg[k] = (struct ring_seg){.addr = vu_fe_gpa(fe, tx + at), .len = len[k]};
+        }
+        int id = ring_drv_prepare(RING_SPLIT, &s->tx->drv, seg, n_seg, 0, tx);
+        if (id < 0) {
             return err_set(e, -ENOSPC, "no room in a fresh ring");
         }
-        gen_hold(g, s, (uint16_t)i);
+        gen_hold(g, s, (uint16_t)id);
     }
     ring_drv_publish(RING_SPLIT, &s->rx->drv);
     return 0;
@@ -51,13 +56,15 @@ int gen_connect(struct gen *g, struct err *e)
         }
         g->mrg &= !!(vu_fe_features(s->fe) & VIRTIO_BIT(NET_F_MRG_RXBUF));
     }
+    g->checked = g->c.verify || g->c.tcp || g->mrg;
     return 0;
 }
 
 int gen_start_local(struct gen *g, struct err *e)
 {
-    g->mrg = false;
+    g->mrg = g->c.linux_guest;
     g->local = true;
+    g->checked = g->c.verify || g->c.tcp || g->mrg;
     for (uint32_t i = 0; i < 2 * g->c.n_pairs; i++) {
         int r = vu_fe_reset_rings(g->side[i].fe, e);
 
@@ -72,6 +79,11 @@ int gen_start_local(struct gen *g, struct err *e)
 unsigned gen_n_ports(const struct gen *g)
 {
     return g->n_side;
+}
+
+bool gen_mergeable(const struct gen *g)
+{
+    return g->mrg;
 }
 
 const struct ring_drv *gen_ring(const struct gen *g, unsigned port, unsigned idx)
@@ -94,7 +106,7 @@ static int make_side(struct gen *g, uint32_t i, struct err *e)
         .features_required = g->features,
         .n_rings = 2,
         .num = g->c.num,
-        .buf_bytes = (uint64_t)g->c.num * (g->tx_stride + g->rx_stride),
+        .buf_bytes = (uint64_t)g->c.num * g->rx_stride + (uint64_t)g->n_tx * g->tx_stride,
         .timeout_ms = g->c.timeout_ms,
     };
     int r = vu_fe_create(&s->fe, &fc, e);
@@ -120,8 +132,9 @@ static int make_flows(struct gen *g, struct err *e)
         *f = (struct flow){.from = &g->side[2 * pair + back],
                            .to = &g->side[2 * pair + 1 - back],
                            .id = i,
-                           .scratch = calloc(1, g->c.frame)};
-        if (!f->scratch) {
+                           .scratch = calloc(1, g->c.frame),
+                           .heads = calloc((size_t)2 * g->n_tx * g->n_seg, GEN_TCP_HEAD)};
+        if (!f->scratch || !f->heads) {
             return err_set(e, -ENOMEM, "no memory");
         }
         gen_fill_flow(g, f);
@@ -135,14 +148,8 @@ static uint32_t stride_of(uint32_t len)
     return (((len + 63) / 64) | 1) * 64;
 }
 
-int gen_create(struct gen **out, const struct gen_conf *c, struct err *e)
+static void plan(struct gen *g, const struct gen_conf *c)
 {
-    struct gen *g = calloc(1, sizeof(*g));
-    int r = 0;
-
-    if (!g) {
-        return err_set(e, -ENOMEM, "no memory");
-    }
     g->c = *c;
     g->c.timeout_ms = c->timeout_ms ? c->timeout_ms : 5000;
     g->c.n_active = c->n_active ? c->n_active : c->n_pairs;
@@ -151,18 +158,35 @@ int gen_create(struct gen **out, const struct gen_conf *c, struct err *e)
         g->features |=
             VIRTIO_BIT(NET_F_MRG_RXBUF) | VIRTIO_BIT(F_EVENT_IDX) | VIRTIO_BIT(F_INDIRECT_DESC);
     }
-    if (!g->c.buf) {
-        g->c.buf = c->linux_guest ? DEFAULT_BUF : MAX(DEFAULT_BUF, HDR + c->frame);
+    g->n_tx = c->num;
+    g->n_seg = 1;
+    if (c->tcp) {
+        gen_tcp_plan(g);
+    } else {
+        g->c.buf = c->buf           ? c->buf
+                   : c->linux_guest ? DEFAULT_BUF
+                                    : MAX(DEFAULT_BUF, HDR + c->frame);
+        g->bufs = (HDR + c->frame + g->c.buf - 1) / g->c.buf;
+        g->rewrite = c->rotate || c->n_macs > 2 || g->bufs > 1;
     }
-    g->bufs = (HDR + c->frame + g->c.buf - 1) / g->c.buf;
-    g->least_tx = MIN(TURN_LEAST, MAX(c->num / g->bufs / 8, 1u));
+    g->least_tx = MIN(TURN_LEAST, MAX(MIN(c->num / g->bufs, g->n_tx) / 8, 1u));
     g->least_rx = g->bufs > 1 ? 1 : g->least_tx;
-    g->rewrite = c->rotate || c->n_macs > 2 || g->bufs > 1;
     g->half = MAX(c->n_macs / 2, 1u);
     g->n_side = 2 * g->c.n_active;
     g->n_flow = g->c.n_active * (c->both ? 2 : 1);
     g->rx_stride = stride_of(g->c.buf);
     g->tx_stride = stride_of(MAX(DEFAULT_BUF, HDR + c->frame));
+}
+
+int gen_create(struct gen **out, const struct gen_conf *c, struct err *e)
+{
+    struct gen *g = calloc(1, sizeof(*g));
+    int r = 0;
+
+    if (!g) {
+        return err_set(e, -ENOMEM, "no memory");
+    }
+    plan(g, c);
     g->side = calloc(2 * c->n_pairs, sizeof(*g->side));
     g->flow = calloc(g->n_flow, sizeof(*g->flow));
     g->pattern = malloc((size_t)N_PATTERNS * c->frame);
@@ -194,6 +218,7 @@ void gen_destroy(struct gen *g)
     }
     for (uint32_t i = 0; g->flow && i < g->n_flow; i++) {
         free(g->flow[i].scratch);
+        free(g->flow[i].heads);
     }
     free(g->side);
     free(g->flow);

@@ -7,7 +7,8 @@
  *   gen_create  gen_connect  { gen_run | gen_latency | gen_sleep_latency } ...  gen_destroy
  *
  * Frames: Ethernet, addresses 02:00:PP:II:II:II (port, index), ethertype 0x88b5 (local
- * experimental), then flow, position in the ring, sequence number and a pattern.
+ * experimental), then flow, position in the ring, sequence number and a pattern.  Or TCP segments
+ * (enum gen_tcp), which may leave work to the switch or to the receiver: see gen_tcp.c.
  *
  * Transmit buffers are filled once.  Unless addresses rotate (n_macs > 2 or rotate), a frame is
  * sent again by moving an index, so the generator is not what is measured.
@@ -28,6 +29,17 @@
 
 struct gen;
 
+/* TCP over IPv4 instead of raw frames: what its sender left to be done. */
+enum gen_tcp {
+    GEN_TCP_NONE,  /* raw frames */
+    GEN_TCP_PLAIN, /* nothing: the checksum is complete */
+    GEN_TCP_CSUM,  /* NEEDS_CSUM */
+    GEN_TCP_TSO,   /* NEEDS_CSUM and GSO_TCPV4, GEN_TCP_PAYLOAD bytes per segment */
+};
+#define GEN_TCP_HEAD    66u   /* Ethernet, IPv4, TCP with a time stamp, as Linux sends it */
+#define GEN_TCP_PAYLOAD 1448u /* in 1514 bytes */
+#define GEN_TCP_MIN     130u
+
 struct gen_conf {
     unsigned n_pairs;        /* connected; traffic runs on the first n_active of them */
     unsigned n_active;       /* 0: all */
@@ -39,8 +51,10 @@ struct gen_conf {
     uint32_t n_macs;  /* source addresses in all on each pair, half of them on each side */
     bool rotate;      /* write addresses and sequence numbers into each frame */
     bool both;        /* traffic both ways */
-    bool verify;      /* check content and order of every frame */
+    bool verify;      /* check content and order of every frame; TCP: see gen_tcp.c */
     bool linux_guest; /* MRG_RXBUF, EVENT_IDX, INDIRECT_DESC */
+    enum gen_tcp tcp;
+    bool taken; /* receivers negotiate what the frames carry */
     unsigned timeout_ms;
     void (*turn)(void *ctx); /* called in each round: a switch in this very thread, or NULL */
     void *turn_ctx;
@@ -49,7 +63,7 @@ struct gen_conf {
 struct gen_rate {
     double seconds;
     uint64_t rx_frames, rx_bytes; /* bytes of frames, no headers */
-    uint64_t tx_frames;
+    uint64_t tx_frames;           /* those that are segmented count as what is received */
     uint64_t lost;        /* taken from us and not received */
     uint64_t bad_content; /* verify only */
     uint64_t bad_order;   /* verify only: jumps of the sequence */
@@ -68,6 +82,7 @@ int gen_connect(struct gen *g, struct err *e);
 /* No switch behind sockets: set the rings up for one that is given them by gen_ring(). */
 int gen_start_local(struct gen *g, struct err *e);
 unsigned gen_n_ports(const struct gen *g); /* with traffic */
+bool gen_mergeable(const struct gen *g);
 /* Driver side of a port's ring: idx 0 receives, 1 transmits. */
 const struct ring_drv *gen_ring(const struct gen *g, unsigned port, unsigned idx);
 /* A port's packet memory as a back-end sees it. */

@@ -50,18 +50,13 @@ void gen_fill_pattern(struct gen *g)
     }
 }
 
-static const uint8_t *pattern_of(const struct gen *g, uint32_t idx)
-{
-    return g->pattern + (uint64_t)(idx % N_PATTERNS) * g->c.frame;
-}
-
 static void fill_frame(const struct gen *g, const struct flow *f, uint32_t idx)
 {
     uint8_t *p = f->from->tx_buf + (uint64_t)idx * g->tx_stride;
 
     memset(p, 0, HDR);
     p += HDR;
-    memcpy(p, pattern_of(g, idx), g->c.frame);
+    memcpy(p, gen_pattern(g, idx), g->c.frame);
     memcpy(p, f->head, AT_IDX);
     memcpy(p + AT_IDX, &idx, 4);
     memcpy(p + AT_SEQ, &idx, 4);
@@ -71,12 +66,16 @@ void gen_fill_flow(struct gen *g, struct flow *f)
 {
     const uint8_t type[2] = {0x88, 0xb5};
 
+    if (g->c.tcp) {
+        gen_tcp_fill(g, f);
+        return;
+    }
     gen_put_mac(f->head, f->to->port, 0);
     gen_put_mac(f->head + 6, f->from->port, 0);
     memcpy(f->head + 12, type, 2);
     f->head[AT_FLOW] = (uint8_t)f->id;
     f->head[AT_FLOW + 1] = (uint8_t)(f->id >> 8);
-    for (uint32_t i = 0; i < g->c.num; i++) {
+    for (uint32_t i = 0; i < g->n_tx; i++) {
         fill_frame(g, f, i);
     }
 }
@@ -111,7 +110,7 @@ static ALWAYS_INLINE void check_frame(struct gen *g, struct flow *f, const uint8
         put_macs(head, f->to->port, f->from->port, seq % g->half);
     }
     if (unlikely(memcmp(p, head, AT_IDX) ||
-                 !same_bytes(p + AT_PATTERN, pattern_of(g, idx) + AT_PATTERN, len - AT_PATTERN))) {
+                 !same_bytes(p + AT_PATTERN, gen_pattern(g, idx) + AT_PATTERN, len - AT_PATTERN))) {
         f->bad_content++;
     }
     f->bad_order += seq != f->expect;
@@ -154,6 +153,121 @@ static ALWAYS_INLINE void check_used(struct gen *g, struct flow *f, const struct
     }
 }
 
+/* What is done with received frames. */
+enum check { CHECK_NOT, CHECK_RAW, CHECK_TCP };
+
+#define AHEAD      8u /* buffers, prefetched */
+#define SAMPLE     17u /* one TCP frame in so many is compared whole: no divisor of a ring's size */
+#define PROBE      64u
+#define PROBES     23u /* places in a buffer */
+#define AT_TCP_SEQ 38u
+
+/* Where the i-th buffer from now is looked at: one cache line. */
+static ALWAYS_INLINE uint32_t probe_at(const struct flow *f, uint32_t i)
+{
+    return (f->probe + i) % PROBES * PROBE;
+}
+
+static ALWAYS_INLINE void prefetch(const struct flow *f, const struct ring_drv_used *u, uint32_t i,
+                                   const enum check check)
+{
+    __builtin_prefetch(u->token);
+    __builtin_prefetch((const uint8_t *)u->token + CACHE_LINE);
+    if (check == CHECK_TCP) {
+        __builtin_prefetch((const uint8_t *)u->token + probe_at(f, i));
+    }
+}
+
+/* Does the virtio-net header say what it has to, and are the frame's own headers right? */
+static ALWAYS_INLINE bool tcp_head_ok(const struct gen *g, const struct vnet_hdr *h,
+                                      const uint8_t *p, const uint8_t *head)
+{
+    const struct vnet_hdr *want = &g->rx_hdr;
+
+    if (unlikely(g->c.taken && !(h->flags | h->gso_type))) {
+        /* whole all the same, and complete */
+        return !memcmp(p, gen_tcp_completed(g, head), GEN_TCP_HEAD);
+    }
+    if (unlikely(h->flags != want->flags || h->gso_type != want->gso_type ||
+                 h->gso_size != want->gso_size || h->csum_start != want->csum_start ||
+                 h->csum_offset != want->csum_offset)) {
+        return false;
+    }
+    if (!want->gso_type) {
+        return !memcmp(p, head, GEN_TCP_HEAD);
+    }
+    return !memcmp(p, head, GEN_TCP_AT_SUM) &&
+           !memcmp(p + GEN_TCP_AT_SUM + 2, head + GEN_TCP_AT_SUM + 2,
+                   GEN_TCP_HEAD - GEN_TCP_AT_SUM - 2);
+}
+
+/* The first buffer of a TCP frame: which one it is, its length and all headers. */
+static ALWAYS_INLINE bool begin_tcp(struct gen *g, struct flow *f, const uint8_t *p, uint32_t len)
+{
+    struct vnet_hdr h;
+    uint32_t be;
+
+    if (unlikely(len < HDR + GEN_TCP_HEAD)) {
+        return false;
+    }
+    memcpy(&h, p, sizeof(h));
+    memcpy(&be, p + HDR + AT_TCP_SEQ, 4);
+    uint32_t seq = __builtin_bswap32(be);
+    if (unlikely(seq != gen_tcp_seq(f->idx) + f->seg * g->step)) {
+        f->bad_order++;
+        f->idx = (seq >> 16) & (g->n_tx - 1);
+        f->seg = MIN((seq & 0xffff) / g->step, g->n_seg - 1);
+    }
+    f->bad = !tcp_head_ok(g, &h, p + HDR, gen_tcp_head(g, f, f->idx, f->seg));
+    f->more = g->mrg ? h.num_buffers : 1;
+    f->got = 0;
+    f->want = gen_pattern(g, f->idx) + GEN_TCP_HEAD + f->seg * g->step;
+    f->want_len = MIN(g->step, g->c.frame - GEN_TCP_HEAD - f->seg * g->step);
+    f->whole = g->c.verify || !(f->rx_frames % SAMPLE);
+    return f->more;
+}
+
+/* The payload in a buffer, from byte `from` of it on. */
+static ALWAYS_INLINE bool tcp_payload(struct flow *f, const uint8_t *buf, uint32_t from, uint32_t len)
+{
+    const uint8_t *want = f->want + f->got;
+
+    if (unlikely(len > f->want_len - f->got)) {
+        return false;
+    }
+    f->got += len;
+    if (f->whole || len < PROBE) {
+        return !memcmp(buf + from, want, len);
+    }
+    uint32_t at = MIN(MAX(probe_at(f, 0), from) - from, len - PROBE);
+    return same_bytes(buf + from + at, want + at, PROBE);
+}
+
+static ALWAYS_INLINE void check_tcp(struct gen *g, struct flow *f, const struct ring_drv_used *u)
+{
+    uint32_t from = 0;
+
+    if (!f->more) {
+        from = HDR + GEN_TCP_HEAD;
+        if (unlikely(!begin_tcp(g, f, u->token, u->len))) {
+            f->bad_content++;
+            return;
+        }
+    }
+    f->bad |= !tcp_payload(f, u->token, from, u->len - from);
+    f->probe++;
+    if (--f->more) {
+        return;
+    }
+    f->bad_content += f->bad || f->got != f->want_len;
+    f->rx_frames++;
+    f->rx_bytes += GEN_TCP_HEAD + f->got;
+    if (++f->seg == g->n_seg) {
+        f->seg = 0;
+        f->idx = (f->idx + 1) & (g->n_tx - 1);
+    }
+}
+
 static ALWAYS_INLINE void rewrite_frame(struct gen *g, struct flow *f, uint8_t *buf)
 {
     uint32_t seq = f->seq++;
@@ -162,15 +276,17 @@ static ALWAYS_INLINE void rewrite_frame(struct gen *g, struct flow *f, uint8_t *
     *(u32_una *)(buf + HDR + AT_SEQ) = seq;
 }
 
-static ALWAYS_INLINE void turn_rx(struct gen *g, struct flow *f, const bool check, uint32_t least)
+/* The number of buffers that were taken: TURN_MAX means that there may be more. */
+static ALWAYS_INLINE uint32_t turn_rx(struct gen *g, struct flow *f, const enum check check,
+                                      uint32_t least)
 {
     struct ring_drv *rx = &f->to->rx->drv;
     uint32_t n = ring_drv_pending(RING_SPLIT, rx, TURN_MAX);
 
     if (n < least) {
-        return;
+        return 0;
     }
-    if (!check) {
+    if (check == CHECK_NOT) {
         uint64_t bytes = 0;
 
         n = ring_drv_recycle(RING_SPLIT, rx, n, &bytes);
@@ -180,20 +296,23 @@ static ALWAYS_INLINE void turn_rx(struct gen *g, struct flow *f, const bool chec
         struct ring_drv_used u[TURN_MAX];
 
         n = ring_drv_reap(RING_SPLIT, rx, u, n);
-        for (uint32_t i = 0; i < MIN(n, 8u); i++) {
-            __builtin_prefetch(u[i].token);
-            __builtin_prefetch((const uint8_t *)u[i].token + 64);
+        for (uint32_t i = 0; i < MIN(n, AHEAD); i++) {
+            prefetch(f, &u[i], i, check);
         }
         for (uint32_t i = 0; i < n; i++) {
-            if (i + 8 < n) {
-                __builtin_prefetch(u[i + 8].token);
-                __builtin_prefetch((const uint8_t *)u[i + 8].token + 64);
+            if (i + AHEAD < n) {
+                prefetch(f, &u[i + AHEAD], AHEAD, check);
             }
-            check_used(g, f, &u[i]);
+            if (check == CHECK_TCP) {
+                check_tcp(g, f, &u[i]);
+            } else {
+                check_used(g, f, &u[i]);
+            }
             ring_drv_repost(RING_SPLIT, rx, u[i].id);
         }
     }
     gen_publish(f->to, f->to->rx);
+    return n;
 }
 
 static ALWAYS_INLINE void turn_tx(struct gen *g, struct flow *f, const bool rewrite, uint32_t n)
@@ -215,13 +334,13 @@ static ALWAYS_INLINE void turn_tx(struct gen *g, struct flow *f, const bool rewr
     gen_publish(f->from, f->from->tx);
 }
 
-static ALWAYS_INLINE void turn(struct gen *g, struct flow *f, const bool rewrite, const bool check)
+static ALWAYS_INLINE void turn(struct gen *g, struct flow *f, const bool rewrite,
+                               const enum check check)
 {
     uint32_t n = ring_drv_pending(RING_SPLIT, &f->from->tx->drv, TURN_MAX);
 
-    turn_rx(g, f, check, g->least_rx);
-    for (uint32_t i = 1; i < g->bufs; i++) {
-        turn_rx(g, f, check, g->least_rx); /* n frames may have filled n * bufs buffers */
+    /* n frames may have filled n * bufs buffers */
+    for (uint32_t k = 0; k <= g->bufs && turn_rx(g, f, check, g->least_rx) == TURN_MAX; k++) {
     }
     if (n >= g->least_tx) {
         turn_tx(g, f, rewrite, n);
@@ -231,44 +350,59 @@ static ALWAYS_INLINE void turn(struct gen *g, struct flow *f, const bool rewrite
 static NOINLINE void round_plain(struct gen *g)
 {
     for (uint32_t i = 0; i < g->n_flow; i++) {
-        turn(g, &g->flow[i], false, false);
+        turn(g, &g->flow[i], false, CHECK_NOT);
     }
 }
 
 static NOINLINE void round_check(struct gen *g)
 {
     for (uint32_t i = 0; i < g->n_flow; i++) {
-        turn(g, &g->flow[i], false, true);
+        turn(g, &g->flow[i], false, CHECK_RAW);
     }
 }
 
 static NOINLINE void round_rewrite(struct gen *g)
 {
     for (uint32_t i = 0; i < g->n_flow; i++) {
-        turn(g, &g->flow[i], true, false);
+        turn(g, &g->flow[i], true, CHECK_NOT);
     }
 }
 
 static NOINLINE void round_rewrite_check(struct gen *g)
 {
     for (uint32_t i = 0; i < g->n_flow; i++) {
-        turn(g, &g->flow[i], true, true);
+        turn(g, &g->flow[i], true, CHECK_RAW);
+    }
+}
+
+static NOINLINE void round_tcp(struct gen *g)
+{
+    for (uint32_t i = 0; i < g->n_flow; i++) {
+        turn(g, &g->flow[i], false, CHECK_TCP);
     }
 }
 
 void gen_round(struct gen *g)
 {
-    if (g->rewrite) {
-        (g->c.verify ? round_rewrite_check : round_rewrite)(g);
+    if (g->c.tcp) {
+        round_tcp(g);
+    } else if (g->rewrite) {
+        (g->c.verify || g->mrg ? round_rewrite_check : round_rewrite)(g);
     } else {
-        (g->c.verify || g->mrg ? round_check : round_plain)(g);
+        (g->checked ? round_check : round_plain)(g);
     }
     gen_yield(g);
 }
 
 void gen_round_rx(struct gen *g, struct flow *f)
 {
-    turn_rx(g, f, g->c.verify || g->mrg, 1);
+    if (g->c.tcp) {
+        turn_rx(g, f, CHECK_TCP, 1);
+    } else if (g->checked) {
+        turn_rx(g, f, CHECK_RAW, 1);
+    } else {
+        turn_rx(g, f, CHECK_NOT, 1);
+    }
 }
 
 void gen_rewrite(struct gen *g, struct flow *f, uint8_t *buf)

@@ -30,6 +30,11 @@ uint8_t *gen_tx_buf(const struct side *s, uint16_t id)
     return s->tx->drv.slot[id].token;
 }
 
+uint32_t gen_tx_idx(const struct gen *g, const struct side *s, uint16_t id)
+{
+    return (uint32_t)(gen_tx_buf(s, id) - s->tx_buf) / g->tx_stride;
+}
+
 /* Transmit chains that are done become held. */
 uint32_t gen_reap_tx(const struct gen *g, struct side *s)
 {
@@ -91,7 +96,7 @@ int gen_drain(struct gen *g, struct err *e)
             struct side *s = &g->side[i];
 
             n += gen_reap_tx(g, s) + drop_rx(s);
-            waiting |= s->n_held < g->c.num;
+            waiting |= s->n_held < g->n_tx;
         }
         gen_yield(g);
         if (n) {
@@ -178,7 +183,8 @@ static void sum_up(const struct gen *g, struct gen_rate *o)
     for (uint32_t i = 0; i < g->n_side; i++) {
         o->kicks += g->side[i].n_kicks;
     }
-    if (!g->c.verify) {
+    o->tx_frames *= g->n_seg;
+    if (!g->checked) {
         /* counted with the virtio-net header in front */
         o->rx_bytes -= MIN(o->rx_bytes, o->rx_frames * HDR);
     }
@@ -201,6 +207,8 @@ static void start_flows(struct gen *g)
             gen_send(f->from, (uint16_t)id);
         }
         f->expect = g->rewrite ? seq : (uint32_t)first;
+        f->idx = first < 0 ? 0 : gen_tx_idx(g, f->from, (uint16_t)first);
+        f->seg = 0;
     }
     for (uint32_t i = 0; i < g->n_flow; i++) {
         gen_publish(g->flow[i].from, g->flow[i].from->tx);
@@ -285,7 +293,7 @@ static int run(struct gen *g, double seconds, uint64_t frames, struct gen_rate *
         gen_yield(g);
     }
     /* The warm-up left up to one ring under way at the start: lost is exact within a ring. */
-    uint64_t tx = out->tx_frames + late_tx, rx = out->rx_frames + late_rx;
+    uint64_t tx = out->tx_frames + late_tx * g->n_seg, rx = out->rx_frames + late_rx;
     out->lost = tx > rx ? tx - rx : 0;
     return gen_check(g, e);
 }

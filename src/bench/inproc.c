@@ -73,6 +73,8 @@ static int start(struct inproc *p, const struct subject_def *def)
                           .both = def->both,
                           .verify = def->verify,
                           .linux_guest = def->linux_guest,
+                          .tcp = def->tcp,
+                          .taken = def->taken,
                           .timeout_ms = 60000,
                           .turn = turn,
                           .turn_ctx = p};

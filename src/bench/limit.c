@@ -52,6 +52,7 @@ static int limit_create(struct limit **out, struct gen *g, struct err *e)
         free(l);
         return err_set(e, -ENOMEM, "no memory");
     }
+    l->mergeable = gen_mergeable(g);
     for (unsigned i = 0; i < ports; i++) {
         struct path *p = &l->path[l->n++];
         struct gmem_region from, to;

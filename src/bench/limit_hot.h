@@ -14,6 +14,7 @@ struct path {
 
 struct limit {
     unsigned n;
+    bool mergeable; /* one frame in several receive buffers */
     struct path *path;
     struct ring_burst in, out;
 };

@@ -361,7 +361,7 @@ static int start_testpmd(struct peer *p, struct err *e)
     add(&a, "--file-prefix=ringway-bench-%d", (int)getpid());
     add(&a, "--lcores=0@(0-%ld),1@%d", sysconf(_SC_NPROCESSORS_ONLN) - 1, cpu);
     for (unsigned i = 0; i < p->c.n_ports; i++) {
-        add(&a, "--vdev=net_vhost%u,iface=%s", i, p->socket[i]);
+        add(&a, "--vdev=net_vhost%u,iface=%s%s", i, p->socket[i], p->c.vdev ? p->c.vdev : "");
     }
     add(&a, "--");
     add(&a, "--forward-mode=io");

@@ -24,6 +24,7 @@ struct peer_conf {
     enum peer_kind kind;
     unsigned n_ports;
     int switch_cpu;      /* where its worker runs */
+    const char *vdev;    /* testpmd: more options of net_vhost, with a comma in front; NULL */
     const char *program; /* ringway: what to run instead of this executable; NULL */
 };
 

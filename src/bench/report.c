@@ -153,20 +153,20 @@ static json_t *subject(struct report *r, const char *label)
 void report_rate(struct report *r, const struct report_rate *x)
 {
     const struct gen_rate *s = &x->sum;
-    double mpps = series_median(x->mpps), tx = (double)MAX(s->tx_frames, 1u);
+    double tx = (double)MAX(s->tx_frames, 1u);
     bool wrong_order = s->bad_order > s->lost; /* a lost frame is one jump at most */
     json_t *o = subject(r, x->label);
 
     json_object_set_new(o, "mpps", series_json(x->mpps));
-    json_object_set_new(o, "gbit_per_s", json_real(mpps * x->frame * 8 / 1000));
+    json_object_set_new(o, "gbit_per_s", series_json(x->gbps));
     json_object_set_new(o, "frames", json_integer((json_int_t)s->rx_frames));
     json_object_set_new(o, "lost", json_integer((json_int_t)s->lost));
     json_object_set_new(o, "bad_content", json_integer((json_int_t)s->bad_content));
     json_object_set_new(o, "bad_order", json_integer((json_int_t)s->bad_order));
     json_object_set_new(o, "kicks", json_integer((json_int_t)s->kicks));
     if (!r->quiet) {
-        printf("  %-28s %8.2f Mpps (%.2f-%.2f)  %7.1f Gbit/s  lost %.3f %%%s\n", x->label, mpps,
-               series_min(x->mpps), series_max(x->mpps), mpps * x->frame * 8 / 1000,
+        printf("  %-28s %8.2f Mpps (%.2f-%.2f)  %7.1f Gbit/s  lost %.3f %%%s\n", x->label,
+               series_median(x->mpps),               series_min(x->mpps), series_max(x->mpps), series_median(x->gbps),
                100.0 * (double)s->lost / tx,
                s->bad_content ? "  CONTENT WRONG"
                : wrong_order  ? "  ORDER WRONG"

@@ -33,11 +33,10 @@ struct report {
 
 int report_begin(struct report *r, int argc, char **argv, bool quiet);
 void report_case(struct report *r, const char *name, const char *title);
-/* Throughput of one subject: frames per second in millions, per round. */
+/* Throughput of one subject per round: millions of frames and 10^9 bits of frames per second. */
 struct report_rate {
     const char *label;
-    const struct series *mpps;
-    uint32_t frame;
+    const struct series *mpps, *gbps;
     struct gen_rate sum;
 };
 void report_rate(struct report *r, const struct report_rate *x);

@@ -27,6 +27,10 @@ usage_error 'not one of ringway, ovs-dpdk' --compare vpp
 usage_error 'no such case' --suite=60-256,nonsense
 usage_error 'pairs of sockets' --sockets /tmp/a.sock
 usage_error 'needs --sockets' --listen
+usage_error 'plain, csum or tso' --tcp lro
+usage_error 'needs --tcp' --taken
+usage_error 'does not go with --latency' --tcp csum --latency
+usage_error '130 bytes or more' --tcp plain
 usage_error 'must differ' --gen-cpu 0 --switch-cpu 0
 
 # in_process OPTION...: generator and switch in one thread; nothing may be lost or wrong
@@ -40,6 +44,15 @@ in_process --both --pairs 4
 in_process --frame 1514 --ring 1024 --guest linux
 in_process --frame 9000 --guest linux
 in_process --macs 1000
+for tcp in plain csum tso; do
+    for guest in plain linux; do
+        in_process --frame 1514 --tcp $tcp --guest $guest
+        in_process --frame 1514 --tcp $tcp --guest $guest --taken
+    done
+done
+in_process --frame 65000 --tcp tso --guest linux
+in_process --frame 65000 --tcp tso --guest linux --taken
+in_process --frame 3000 --tcp tso --both --pairs 2
 
 # through a process of its own, where there are two CPUs
 if [ "$(nproc)" -ge 2 ]; then
