@@ -230,13 +230,17 @@ static void print_line(const struct session *s, const struct capture_rec *rec, c
 {
     time_t t = (time_t)(rec->time_ns / 1000000000u);
     struct tm tm;
-    char clock[16], frame[256];
+    char clock[16], frame[256], offload[128];
+    struct vnet_hdr h;
 
     localtime_r(&t, &tm);
     strftime(clock, sizeof(clock), "%H:%M:%S", &tm);
     frame_text(frame, sizeof(frame), bytes, rec->cap_len, rec->len);
-    fprintf(s->out, "%s.%06u %-3s %s%s%s\n", clock, (unsigned)(rec->time_ns % 1000000000u / 1000),
-            rec->dir == CAPTURE_IN ? "in" : "out", frame, *why ? "; " : "", why);
+    memcpy(&h, rec->vnet, sizeof(h));
+    vnet_hdr_text(&h, offload, sizeof(offload));
+    fprintf(s->out, "%s.%06u %-3s %s%s%s%s%s\n", clock,
+            (unsigned)(rec->time_ns % 1000000000u / 1000), rec->dir == CAPTURE_IN ? "in" : "out",
+            frame, *offload ? "; " : "", offload, *why ? "; " : "", why);
 }
 
 static int put_frame(struct session *s, const struct capture_rec *rec, const uint8_t *bytes)

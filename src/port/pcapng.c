@@ -138,8 +138,19 @@ int pcapng_frame(FILE *f, const struct capture_rec *rec, const uint8_t *bytes, c
     put_time(&head, rec->time_ns);
     put_u32(&head, rec->cap_len);
     put_u32(&head, rec->len);
+
+    struct vnet_hdr h;
+    char text[512];
+
+    memcpy(&h, rec->vnet, sizeof(h));
+    vnet_hdr_text(&h, text, sizeof(text));
     if (comment && *comment) {
-        put_text(&options, OPT_COMMENT, comment);
+        size_t n = strlen(text);
+
+        snprintf(text + n, sizeof(text) - n, "%s%s", n ? "; " : "", comment);
+    }
+    if (*text) {
+        put_text(&options, OPT_COMMENT, text);
     }
     put_option(&options, EPB_FLAGS, &flags, sizeof(flags));
     return block(f, BLOCK_FRAME, &head, bytes, rec->cap_len, &options);

@@ -14,7 +14,8 @@
 
 /* name: of the port. filter: as the user wrote it, or NULL. */
 int pcapng_begin(FILE *f, const char *name, const char *filter, uint32_t snaplen);
-/* One record and its rec->cap_len bytes; comment may be NULL or empty. */
+/* One record and its rec->cap_len bytes. What is left to do on the frame stands in front of comment,
+ * which may be NULL or empty. */
 int pcapng_frame(FILE *f, const struct capture_rec *rec, const uint8_t *bytes, const char *comment);
 /* Statistics at the end: frames that were recorded, and lost on the way. */
 int pcapng_end(FILE *f, uint64_t time_ns, uint64_t n, uint64_t lost);

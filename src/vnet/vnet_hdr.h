@@ -31,4 +31,7 @@ struct vnet_hdr {
 };
 static_assert(sizeof(struct vnet_hdr) == VNET_HDR_LEN, "5.1.6");
 
+/* What the header asks for, for people; empty if nothing. Into buf (100 bytes suffice), returned. */
+const char *vnet_hdr_text(const struct vnet_hdr *h, char *buf, size_t size);
+
 #endif

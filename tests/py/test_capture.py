@@ -15,6 +15,9 @@ import time
 import types
 
 import pytest
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
 from scapy.utils import rdpcap
 
 import vu_front as vu
@@ -268,6 +271,33 @@ def test_text(lab, net):
     lines = out.decode().splitlines()
     for line, (f, text) in zip(lines, cases, strict=True):
         assert re.fullmatch(r'\d\d:\d\d:\d\d\.\d{6} in  ' + re.escape(names + text), line), line
+
+
+def test_offloads(lab, net, file):
+    """A segmented frame is recorded whole, with what is left to do on it in its comment; the port that
+    lacks the offload is handed the same."""
+    csum, tso4, ecn = 1 << 0, 1 << 11, 1 << 13
+    a, b = net.nic(features=vu.Nic.FEATURES | csum | tso4 | ecn), net.nic()
+    vu.exchange(a, b, [60])
+    vu.exchange(b, a, [60])
+    tcp = (Ether(src=a.mac, dst=b.mac) / IP(src='10.0.0.1', dst='10.0.0.2') /
+           TCP(sport=1, dport=2, flags='A', chksum=0) / Raw(bytes(5000)))
+    udp = (Ether(src=a.mac, dst=b.mac) / IP(src='10.0.0.1', dst='10.0.0.2') /
+           UDP(sport=1, dport=2, chksum=0) / Raw(bytes(100)))
+    said = [bytes(tcp), bytes(udp), bytes(udp)]
+    with Capture(lab, a.name, '-w', file, '-Q', 'in') as c, Capture(lab, b.name, '-Q', 'out') as d:
+        a.transmit(said[0], header=struct.pack('<BBHHHHH', 1, 0x81, 54, 1448, 34, 16, 0))
+        a.transmit(said[1], header=struct.pack('<BBHHHHH', 1, 0, 0, 0, 34, 6, 0))
+        a.transmit(said[2])
+        assert len(b.recv(6)) == 6
+        c.end()
+        out, _ = d.end()
+    frames = read_file(file)[0]
+    comments = ['offload: checksum from byte 34 into byte 50, TCPv4 (ECN) segments of 1448 bytes',
+                'offload: checksum from byte 34 into byte 40', '']
+    assert [f.bytes for f in frames] == said and [f.comment for f in frames] == comments
+    lines = out.decode().splitlines()
+    assert [line.partition('; ')[2] for line in lines] == comments
 
 
 # --- drops ------------------------------------------------------------------------------------------
