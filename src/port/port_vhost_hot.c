@@ -203,51 +203,63 @@ static ALWAYS_INLINE bool maybe_faulty(const struct ring *r)
     return unlikely(r->fault_seq != gmem_fault_seq() || r->broken);
 }
 
-/* A region with the address below which a run may start: `around` bytes in front of its end. */
+/*
+ * A chain is a run if it is one segment in one region, with what a snapshot reads in whole steps.  Where
+ * any frame fits behind its start its length needs no look, since nobody moves more than a frame's.
+ */
+#define RUN_ROOM (VNET_HDR_LEN + PKT_MAX_LEN + COPY_SNAP_MAX)
+static_assert(COPY_SNAP_MAX >= PKT_HEADROOM, "a frame may have grown by what was put in front of it");
+
 struct run_window {
     struct gmem_window r;
-    uint64_t edge;
+    uint64_t edge; /* runs start below it */
 };
 
-static ALWAYS_INLINE struct run_window run_window(struct gmem_window r, uint32_t around)
+static ALWAYS_INLINE struct run_window run_window(struct gmem_window r)
 {
-    return (struct run_window){r, r.size > around ? r.size - around : 0};
+    return (struct run_window){r, r.size > RUN_ROOM ? r.size - RUN_ROOM : 0};
 }
 
-/* Where the chain's bytes are, if they are one run; false: several segments, several regions, the end of
- * a region, or not the peer's memory. */
 static ALWAYS_INLINE bool one_run(const struct run_window *w, const struct ring_chain *c,
                                   uint8_t GUEST **run)
 {
     uint64_t off = c->seg.addr - w->r.gpa;
 
     *run = w->r.va + off;
-    return likely(off < w->edge && c->seg.len <= w->r.size - off && c->n_seg == 1);
+    return likely(off < w->edge && c->n_seg == 1);
+}
+
+/* The same near the end of the region. */
+static ALWAYS_INLINE bool last_run(const struct run_window *w, const struct ring_chain *c)
+{
+    uint64_t off = c->seg.addr - w->r.gpa, room = w->r.size - off;
+
+    return off < w->r.size && c->seg.len <= room && COPY_SNAP_MAX <= room && c->n_seg == 1;
 }
 
 /*
- * The runs of all chains of a burst, NULL for those that are not one run, and AHEAD more entries for who
+ * The runs of all chains of a burst, NULL for those that are none, and AHEAD more entries for who
  * prefetches ahead of what he copies.  The region of the last chain is the window of the next.
  */
 static ALWAYS_INLINE void find_runs(struct vq *vq, const struct gmem *mem, const struct ring_burst *rb,
-                                    uint32_t around, uint8_t GUEST **va)
+                                    uint8_t GUEST **run)
 {
-    struct run_window w = run_window(gmem_window(mem, vq->ring.hint), around);
+    struct run_window w = run_window(gmem_window(mem, vq->ring.hint));
     const struct ring_chain *c = rb->chain, *end = c + rb->n;
 
-    for (; c < end; c++, va++) {
-        if (likely(one_run(&w, c, va))) {
+    for (; c < end; c++, run++) {
+        if (likely(one_run(&w, c, run))) {
             continue;
         }
-        if (c->n_seg == 1) { /* perhaps the next ones are in another region */
-            w = run_window(gmem_window_at(mem, &vq->ring.hint, (gpa_t){c->seg.addr}), around);
+        if (c->n_seg == 1 && !last_run(&w, c)) { /* perhaps the next ones are in another region */
+            w = run_window(gmem_window_at(mem, &vq->ring.hint, (gpa_t){c->seg.addr}));
         }
-        if (!one_run(&w, c, va)) {
-            *va = NULL;
+        if (!one_run(&w, c, run) && !last_run(&w, c)) {
+            *run = NULL;
         }
     }
     for (uint32_t i = 0; i < AHEAD; i++) {
-        va[i] = va[-1];
+        run[i] = run[-1];
     }
 }
 
@@ -306,7 +318,7 @@ static ALWAYS_INLINE uint64_t rx_burst(struct vq *vq, const uint32_t hdr_len, st
     uint8_t *room = batch_snap(b, 0);
     uint64_t bytes = 0;
 
-    find_runs(vq, mem, rb, COPY_SNAP_MAX, va);
+    find_runs(vq, mem, rb, va);
     for (uint32_t i = 0; i < AHEAD; i++) {
         prefetch_read(va[i]);
     }
@@ -488,7 +500,7 @@ static ALWAYS_INLINE struct tx_sum tx_burst(struct port *port, struct vq *vq, st
     uint8_t GUEST *run[RING_BURST + AHEAD];
     struct tx_sum s = {.left = n};
 
-    find_runs(vq, mem, rb, VNET_HDR_LEN, run);
+    find_runs(vq, mem, rb, run);
     for (uint32_t i = 0; i < AHEAD; i++) {
         prefetch_write(run[i]);
     }
