@@ -3,7 +3,7 @@
  * The switch as the control thread knows it: which ports and bridges there are, by name and number.
  *
  * Everything here is plain data of one thread.  What workers may see is built from it as a struct
- * view after every change (rebuild) and swapped; see dp/bridge.h.
+ * view after every change (dp_rebuild) and swapped; see dp/bridge.h.
  *
  * A port is taken away in this order, so that nobody ever meets a dead one: out of the view, barrier,
  * its addresses forgotten, its queues detached (barrier), destroyed, and only then its number reused.
@@ -80,18 +80,26 @@ static struct view *view_build(const struct dp *dp)
     return v;
 }
 
-int dp_rebuild(struct dp *dp, struct err *e)
+/* When this returns no worker sees the old view, and it is gone. */
+static void view_swap(struct dp *dp, struct view *fresh)
 {
-    struct view *fresh = view_build(dp), *old = dp->view;
+    struct view *old = dp->view;
 
-    if (!fresh) {
-        return err_set(e, -ENOMEM, "out of memory");
-    }
     store_release(&dp->view, fresh);
     if (!dp->no_threads) {
         worker_barrier();
     }
     view_free(old);
+}
+
+int dp_rebuild(struct dp *dp, struct err *e)
+{
+    struct view *fresh = view_build(dp);
+
+    if (!fresh) {
+        return err_set(e, -ENOMEM, "out of memory");
+    }
+    view_swap(dp, fresh);
     return 0;
 }
 
@@ -486,19 +494,29 @@ static int free_slot(const struct dp *dp)
     return -1;
 }
 
-static void port_remove(struct dp *dp, struct port *p)
+/* No worker sees the port any more. */
+static void port_bury(struct dp *dp, struct port *p)
 {
-    struct dp_port *slot = &dp->port[p->id];
-    struct err e = {0};
-
-    slot->bridge->n_ports--;
-    slot->port = NULL;
-    if (dp_vlans_update(dp, slot->bridge, true, &e)) {
-        abort(); /* 30 KB; going on would leave a dead port in the workers' view */
-    }
     mactab_flush(dp->macs, p->id, -1, true);
     capture_port_gone(p);
     p->ops->destroy(p);
+}
+
+/* What can fail comes first: then the port is still there, whole. */
+static int port_remove(struct dp *dp, struct port *p, struct err *e)
+{
+    struct dp_port *slot = &dp->port[p->id];
+
+    slot->bridge->n_ports--;
+    slot->port = NULL;
+    int rc = dp_vlans_update(dp, slot->bridge, true, e);
+    if (rc) {
+        slot->port = p;
+        slot->bridge->n_ports++;
+        return rc;
+    }
+    port_bury(dp, p);
+    return 0;
 }
 
 int dp_port_add(struct dp *dp, const struct port_conf *c, struct err *e)
@@ -539,9 +557,17 @@ int dp_port_add(struct dp *dp, const struct port_conf *c, struct err *e)
     dp->port[slot] = (struct dp_port){p, b, o.isolated, dp->n_added++, o.vlan};
     b->n_ports++;
     rc = dp_vlans_update(dp, b, false, e);
-    rc = rc ? rc : placement_pin(&dp->place, p, e); /* queues that were there before their pins */
+    if (rc) { /* no worker has seen it */
+        dp->port[slot].port = NULL;
+        b->n_ports--;
+        port_bury(dp, p);
+    } else {
+        rc = placement_pin(&dp->place, p, e); /* queues that were there before their pins */
+        if (rc) {
+            port_remove(dp, p, NULL);
+        }
+    }
     if (rc) {
-        port_remove(dp, p);
         if (new_bridge) {
             dp_bridge_del(dp, o.bridge, NULL);
         }
@@ -553,11 +579,7 @@ int dp_port_del(struct dp *dp, const char *name, struct err *e)
 {
     struct port *p = dp_find_port(dp, name, e);
 
-    if (!p) {
-        return -ENOENT;
-    }
-    port_remove(dp, p);
-    return 0;
+    return p ? port_remove(dp, p, e) : -ENOENT;
 }
 
 /* Refuse keys that the kind does not have or that cannot change while the port runs, and values. */
@@ -740,8 +762,9 @@ int dp_create(struct dp **out, const struct dp_conf *c, struct err *e)
     dp->rundir = strdup(c->rundir ? c->rundir : ".");
     dp->macs = mactab_create(c->mac_size ? c->mac_size : MACTAB_DEFAULT_SIZE);
     dp->view = calloc(1, sizeof(*dp->view));
+    dp->last = calloc(1, sizeof(*dp->last));
     dp->start_ns = clock_ns();
-    if (!dp->rundir || !dp->macs || !dp->view) {
+    if (!dp->rundir || !dp->macs || !dp->view || !dp->last) {
         rc = err_set(e, -ENOMEM, "out of memory");
     }
     dp->env = (struct port_env){.evbase = c->evbase,
@@ -771,9 +794,15 @@ void dp_destroy(struct dp *dp)
     if (!dp) {
         return;
     }
+    if (dp->last) {
+        view_swap(dp, dp->last);
+    }
     for (unsigned i = 0; i < PORT_MAX; i++) {
-        if (dp->port[i].port) {
-            port_remove(dp, dp->port[i].port);
+        struct port *p = dp->port[i].port;
+
+        dp->port[i].port = NULL;
+        if (p) {
+            port_bury(dp, p);
         }
     }
     for (unsigned i = 0; i < dp->place.n_workers; i++) {

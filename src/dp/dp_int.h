@@ -33,6 +33,7 @@ struct dp {
     struct port_env env;
     char *rundir;
     struct view *view; /* RCU: what the workers see */
+    struct view *last; /* an empty one, for the end */
     struct mactab *macs;
     struct dp_port port[PORT_MAX];
     struct dp_bridge bridge[BRIDGE_MAX];

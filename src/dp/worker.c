@@ -22,9 +22,10 @@
 #define SAMPLE_ROUNDS 61        /* a prime: nothing periodic hides between samples */
 #define TURN_NS_MAX 1000000     /* of a sample: what took longer, the CPU was somebody else's */
 
-/* Immutable once published. */
+/* Immutable once published. A worker has two with the same room: what is taken out of one is built in
+ * the other, so that taking out needs no memory. */
 struct queue_list {
-    unsigned n;
+    unsigned n, room;
     unsigned n_event_driven, n_polled; /* polled: no fd to wake us */
     struct rxq *q[];
 };
@@ -39,6 +40,7 @@ struct worker {
     struct wctx ctx;
     struct worker_conf conf;
     struct queue_list *list; /* RCU */
+    struct queue_list *spare; /* control thread's */
     const struct bridge_hot *bridge;
     struct batch *batch;
     struct evsignal *signal;
@@ -313,17 +315,40 @@ void worker_barrier(void)
     HAPPENS_AFTER(&rcu_round);
 }
 
-static struct queue_list *list_without(const struct queue_list *old, const struct rxq *q,
-                                       unsigned room)
+static struct queue_list *list_new(unsigned room)
 {
-    struct queue_list *l = calloc(1, sizeof(*l) + (old->n + room) * sizeof(l->q[0]));
+    struct queue_list *l = calloc(1, sizeof(*l) + room * sizeof(l->q[0]));
 
-    for (unsigned i = 0; l && i < old->n; i++) {
-        if (old->q[i] != q) {
-            l->q[l->n++] = old->q[i];
-        }
+    if (l) {
+        l->room = room;
     }
     return l;
+}
+
+/* The present queues in the spare list, without q (NULL: with all), and room for `more`. NULL: out of
+ * memory, but never if one is taken out and none comes: the spare list held the queues before the
+ * last change, so it is at most one too small for the present ones. */
+static struct queue_list *list_without(struct worker *w, const struct rxq *q, unsigned more)
+{
+    const struct queue_list *now = w->list;
+    unsigned need = now->n + more - (q != NULL);
+
+    if (w->spare->room < need) {
+        struct queue_list *l = list_new(need);
+
+        if (!l) {
+            return NULL;
+        }
+        free(w->spare);
+        w->spare = l;
+    }
+    w->spare->n = 0;
+    for (unsigned i = 0; i < now->n; i++) {
+        if (now->q[i] != q) {
+            w->spare->q[w->spare->n++] = now->q[i];
+        }
+    }
+    return w->spare;
 }
 
 static void publish(struct worker *w, struct queue_list *l)
@@ -339,7 +364,7 @@ static void publish(struct worker *w, struct queue_list *l)
     store_release(&w->list, l);
     wake(w);
     worker_barrier();
-    free(old);
+    w->spare = old;
 }
 
 /* Have the queue's fd wake this worker. Edge-triggered: what is readable already is an edge, too. */
@@ -356,11 +381,10 @@ static int watch(struct worker *w, struct rxq *q, struct err *e)
 
 int worker_attach(struct worker *w, struct rxq *q, struct err *e)
 {
-    struct queue_list *l = list_without(w->list, NULL, 1);
+    struct queue_list *l = list_without(w, NULL, 1);
     int rc = l ? watch(w, q, e) : err_set(e, -ENOMEM, "out of memory");
 
     if (rc) {
-        free(l);
         return rc;
     }
     q->ready = q->event_driven;
@@ -372,11 +396,8 @@ int worker_attach(struct worker *w, struct rxq *q, struct err *e)
 
 void worker_detach(struct worker *w, struct rxq *q)
 {
-    struct queue_list *l = list_without(w->list, q, 0);
+    struct queue_list *l = list_without(w, q, 0);
 
-    if (!l) {
-        abort(); /* tens of bytes; going on would leave a freed queue in a worker's list */
-    }
     if (q->fd >= 0) {
         epoll_ctl(w->epfd, EPOLL_CTL_DEL, q->fd, NULL);
     }
@@ -387,13 +408,11 @@ void worker_detach(struct worker *w, struct rxq *q)
 int worker_move(struct worker *w, struct rxq *q, struct err *e)
 {
     struct worker *from = q->worker;
-    struct queue_list *without = list_without(from->list, q, 0);
-    struct queue_list *with = list_without(w->list, NULL, 1);
-    int rc = without && with ? watch(w, q, e) : err_set(e, -ENOMEM, "out of memory");
+    struct queue_list *without = list_without(from, q, 0);
+    struct queue_list *with = list_without(w, NULL, 1);
+    int rc = with ? watch(w, q, e) : err_set(e, -ENOMEM, "out of memory");
 
     if (rc) {
-        free(without);
-        free(with);
         return rc;
     }
     if (q->fd >= 0) {
@@ -476,6 +495,7 @@ static void worker_free(struct worker *w)
     free(w->ctx.tx_scratch);
     free(w->batch);
     free(w->list);
+    free(w->spare);
     free(w);
 }
 
@@ -506,12 +526,14 @@ int worker_create(struct worker **out, const struct worker_conf *c, struct err *
                            .tx_scratch = alloc_lines(WCTX_SCRATCH),
                            .flush = finish_round};
     w->batch = alloc_lines(sizeof(*w->batch));
-    w->list = calloc(1, sizeof(*w->list));
+    w->list = list_new(0);
+    w->spare = list_new(0);
     w->epfd = epoll_create1(EPOLL_CLOEXEC);
     w->wakefd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     ev.data.fd = w->wakefd;
     rc = evsignal_create(&w->signal, e);
-    if (!rc && (!w->ctx.rx_scratch || !w->ctx.tx_scratch || !w->batch || !w->list)) {
+    if (!rc && (!w->ctx.rx_scratch || !w->ctx.tx_scratch || !w->batch || !w->list ||
+                !w->spare)) {
         rc = err_set(e, -ENOMEM, "out of memory");
     }
     if (!rc && (w->epfd < 0 || w->wakefd < 0 ||

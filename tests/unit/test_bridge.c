@@ -47,10 +47,8 @@ static struct mac station(uint32_t n)
         {0x02, 0, (uint8_t)(n >> 24), (uint8_t)(n >> 16), (uint8_t)(n >> 8), (uint8_t)n}};
 }
 
-static int setup(void **state)
+static int new_switch(void)
 {
-    base = event_base_new();
-    clock_stop();
     struct dp_conf c = {.evbase = base,
                         .rundir = "/nonexistent",
                         .n_workers = 1,
@@ -58,6 +56,13 @@ static int setup(void **state)
                         .no_threads = true};
     memset(&err, 0, sizeof(err));
     return dp_create(&dp, &c, &err);
+}
+
+static int setup(void **state)
+{
+    base = event_base_new();
+    clock_stop();
+    return new_switch();
 }
 
 static int teardown(void **state)
@@ -744,6 +749,41 @@ static void test_every_frame_is_accounted_for(void **state)
     assert_true(drops(p[0], DROP_ISOLATED) > 0 && drops(p[2], DROP_HAIRPIN) > 0);
 }
 
+/* ---- out of memory ------------------------------------------------------------------------ */
+
+#ifndef __SANITIZE_ADDRESS__
+void *__libc_calloc(size_t n, size_t bytes);
+
+static bool no_memory;
+
+/* In place of the C library's, for everything in this program. */
+void *calloc(size_t n, size_t bytes)
+{
+    return no_memory ? NULL : __libc_calloc(n, bytes);
+}
+
+/* Taking a port out needs memory for a new view: without, it stays, and works. Ending needs none. */
+static void test_without_memory(void **state)
+{
+    struct port *a = add("a=dummy"), *b = add("b=dummy");
+
+    say(b, BROADCAST, station(2));
+    took(a);
+    no_memory = true;
+    assert_int_equal(dp_port_del(dp, "b", &err), -ENOMEM);
+    no_memory = false;
+    assert_ptr_equal(dp_port(dp, "b"), b);
+    say(a, station(2), station(1));
+    assert_int_equal(took(b), 1);
+    assert_int_equal(dp_port_del(dp, "b", &err), 0);
+    add("c=dummy");
+    no_memory = true;
+    dp_destroy(dp);
+    no_memory = false;
+    assert_int_equal(new_switch(), 0);
+}
+#endif
+
 /* ---- bad configuration -------------------------------------------------------------------- */
 
 static void test_refused(void **state)
@@ -808,6 +848,9 @@ int main(void)
         TEST(test_link_down),
         TEST(test_alone),
         TEST(test_every_frame_is_accounted_for),
+#ifndef __SANITIZE_ADDRESS__
+        TEST(test_without_memory),
+#endif
         TEST(test_refused),
     };
 
