@@ -3,10 +3,11 @@
  * Building and freeing tables, and surviving a memory file that is truncated under us.
  *
  * SIGBUS.  The handler may run on any worker in the middle of a copy.  It looks the address up in a
- * fixed array of mappings, replaces the whole mapping by anonymous zero pages at the same place,
- * marks it, and returns: the interrupted load or store then runs on zeros.  The whole mapping is
- * replaced because a part of a hugetlbfs mapping cannot be.  The port is stopped by the control
- * thread soon after; until then it can only hurt itself.
+ * fixed array of mappings, replaces the mapping by anonymous zero pages at the same place, marks it,
+ * and returns: the interrupted load or store then runs on zeros.  The whole mapping, so that there is
+ * one fault and not one per page.  Where the kernel refuses so much (with vm.overcommit_memory=2 it
+ * charges all of it), a piece around the address, and at last one page: the port is stopped by the control thread soon after, so there are not many.  Until then it
+ * can only hurt itself.
  *
  * The slots of the array are never freed, only reused: while the handler walks past the mapping of
  * another port, the control thread may be releasing exactly that one.  base is written last and
@@ -32,11 +33,13 @@
 #endif
 
 #define MAX_TIMES 256 /* that a region is added: more than a front-end has queue pairs */
-#define MAX_LIVE_MAPS 16384 /* below vm.max_map_count (65530) with room for everything else */
+#define PIECE (2u << 20) /* of a mapping that cannot be replaced as a whole */
 
 struct gmem_map {
     uint8_t *base; /* NULL: free, or being set up */
     size_t len;
+    size_t page;   /* of the file: the smallest piece that can be replaced */
+    struct gmem_owner *owner;
     unsigned refs; /* tables that name it; 0: the slot is free */
     bool faulted;  /* set in the signal handler */
     unsigned times; /* that the peer added it, see gmem_add() */
@@ -45,9 +48,26 @@ struct gmem_map {
 };
 
 uint32_t gmem_faults_; /* SIGBUS faults survived so far, all tables */
-static struct gmem_map slots[MAX_LIVE_MAPS];
+static struct gmem_map slots[GMEM_ALL_MAPS];
 static uint32_t slots_top; /* slots below were used at least once */
+static struct gmem_owner everybody;
 static pthread_mutex_t slots_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* Zero pages instead of the part of the mapping that holds a. In a signal handler. */
+static bool replace(uint8_t *base, size_t len, size_t page, uintptr_t a)
+{
+    const size_t piece[] = {len, MAX((size_t)PIECE, page), page};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(piece); i++) {
+        size_t from = (a - (uintptr_t)base) / piece[i] * piece[i];
+        void *p = mmap(base + from, MIN(piece[i], len - from), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+        if (p != MAP_FAILED) {
+            return true;
+        }
+    }
+    return false;
+}
 
 static void on_sigbus(int sig, siginfo_t *info, void *uc)
 {
@@ -61,12 +81,10 @@ static void on_sigbus(int sig, siginfo_t *info, void *uc)
     for (uint32_t i = 0; i < top; i++) {
         struct gmem_map *m = &slots[i];
         uint8_t *base = load_acquire(&m->base);
-        size_t len = load_acquire(&m->len);
+        size_t len = load_acquire(&m->len), page = load_acquire(&m->page);
 
         if (base && a - (uintptr_t)base < len && read_once(&m->base) == base) {
-            void *p = mmap(base, len, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
-            if (p == MAP_FAILED) {
+            if (!replace(base, len, page, a)) {
                 break;
             }
             write_once(&m->faulted, true);
@@ -90,24 +108,88 @@ int gmem_init(struct err *e)
     return 0;
 }
 
-/* Claim a slot for a mapping that is still to be made; NULL if all are taken. */
-static struct gmem_map *slot_claim(void)
+/* ---- budgets --------------------------------------------------------------------------------- */
+
+/* The first half is for whoever comes first, the second one for everybody's share. */
+static bool within(uint64_t all, uint64_t own, uint64_t budget)
 {
+    return all <= budget / 2 || (all <= budget && own <= budget / 2 / GMEM_OWNERS);
+}
+
+static const struct gmem_owner *largest(bool by_bytes)
+{
+    const struct gmem_owner *best = NULL;
+
+    for (uint32_t i = 0; i < slots_top; i++) {
+        const struct gmem_owner *o = slots[i].refs ? slots[i].owner : NULL;
+
+        if (o && (!best || (by_bytes ? o->bytes > best->bytes : o->maps > best->maps))) {
+            best = o;
+        }
+    }
+    return best;
+}
+
+static int check_budget(const struct gmem_owner *o, uint64_t len, const char *who, struct err *e)
+{
+    const struct gmem_owner *most;
+
+    if (!within(everybody.bytes + len, o->bytes + len, GMEM_ALL_BYTES)) {
+        most = largest(true);
+        return err_set(e, -ENOSPC,
+                       "%s: 0x%llx bytes more are not left of the %llu TiB of address space that all "
+                       "ports share; port %s has %llu GiB of it: give its guest less memory, or "
+                       "remove that port",
+                       who, (unsigned long long)len, GMEM_ALL_BYTES >> 40,
+                       most ? most->name : "-", (unsigned long long)(most ? most->bytes >> 30 : 0));
+    }
+    if (!within(everybody.maps + 1ull, o->maps + 1ull, GMEM_ALL_MAPS)) {
+        most = largest(false);
+        return err_set(e, -ENOSPC,
+                       "%s: no mapping is left of the %u that all ports share; port %s has %u: give "
+                       "its guest memory in fewer pieces, or remove that port",
+                       who, GMEM_ALL_MAPS, most ? most->name : "-", most ? most->maps : 0);
+    }
+    return 0;
+}
+
+static void account(struct gmem_owner *o, int64_t bytes, int32_t maps)
+{
+    everybody.bytes += (uint64_t)bytes;
+    everybody.maps += (uint32_t)maps;
+    if (o) {
+        o->bytes += (uint64_t)bytes;
+        o->maps += (uint32_t)maps;
+    }
+}
+
+/* ---- mappings -------------------------------------------------------------------------------- */
+
+/* Claim a slot for a mapping that is still to be made. */
+static int slot_claim(struct gmem_map **out, struct gmem_owner *owner, uint64_t len,
+                      const char *who, struct err *e)
+{
+    static const struct gmem_owner nobody;
     struct gmem_map *m = NULL;
 
     pthread_mutex_lock(&slots_lock);
-    for (uint32_t i = 0; i < MAX_LIVE_MAPS && !m; i++) {
+    int rc = check_budget(owner ? owner : &nobody, len, who, e);
+    for (uint32_t i = 0; i < GMEM_ALL_MAPS && !m && !rc; i++) {
         if (!slots[i].refs) {
             m = &slots[i];
             m->refs = 1;
+            m->owner = owner;
+            store_release(&m->len, (size_t)len);
             write_once(&m->faulted, false);
+            account(owner, (int64_t)len, 1);
             if (i >= slots_top) {
                 store_release(&slots_top, i + 1);
             }
         }
     }
     pthread_mutex_unlock(&slots_lock);
-    return m;
+    *out = m;
+    return rc;
 }
 
 static void map_put(struct gmem_map *m)
@@ -123,6 +205,7 @@ static void map_put(struct gmem_map *m)
         if (base) {
             munmap(base, m->len);
         }
+        account(m->owner, -(int64_t)m->len, -1);
     }
     pthread_mutex_unlock(&slots_lock);
 }
@@ -157,7 +240,8 @@ static int check_file(const struct gmem_region_desc *d, enum gmem_fs_policy fs, 
 
 /* Map one region. Consumes d->fd. */
 static int map_region(struct gmem_region *r, const struct gmem_region_desc *d,
-                      enum gmem_fs_policy fs, const char *who, struct err *e)
+                      enum gmem_fs_policy fs, const char *who, struct gmem_owner *owner,
+                      struct err *e)
 {
     uint64_t end, tmp, page = 0;
     struct gmem_map *m = NULL;
@@ -179,21 +263,21 @@ static int map_region(struct gmem_region *r, const struct gmem_region_desc *d,
     uint64_t from = d->fd_offset / page * page;
     uint64_t len = (end - from + page - 1) / page * page;
 
-    m = slot_claim();
-    if (!m) {
-        rc = err_set(e, -ENOSPC, "%s: more than %d memory mappings in all ports", who,
-                     MAX_LIVE_MAPS);
+    rc = slot_claim(&m, owner, len, who, e);
+    if (rc) {
         goto out;
     }
     uint8_t *base = mmap(NULL, (size_t)len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
                          d->fd, (off_t)from);
     if (base == MAP_FAILED) {
-        rc = err_set(e, -errno, "%s: cannot map 0x%llx bytes of its memory: %s", who,
-                     (unsigned long long)len, strerror(errno));
+        int code = errno;
+        rc = err_set(e, -code, "%s: cannot map 0x%llx bytes of its memory: %s%s", who,
+                     (unsigned long long)len, strerror(code),
+                     code == ENOMEM ? "; raise vm.max_map_count or the limit on address space" : "");
         goto out;
     }
     madvise(base, (size_t)len, MADV_DONTDUMP);
-    store_release(&m->len, (size_t)len);
+    store_release(&m->page, (size_t)page);
     store_release(&m->base, base);
     m->times = 1;
     m->dev = st.st_dev;
@@ -251,7 +335,7 @@ static struct gmem *alloc_table(uint32_t n)
 }
 
 int gmem_create(struct gmem **out, const struct gmem_region_desc *d, uint32_t n,
-                enum gmem_fs_policy fs, const char *who, struct err *e)
+                enum gmem_fs_policy fs, const char *who, struct gmem_owner *owner, struct err *e)
 {
     struct gmem *m = n <= GMEM_MAX_REGIONS ? alloc_table(n) : NULL;
     int rc = 0;
@@ -264,7 +348,7 @@ int gmem_create(struct gmem **out, const struct gmem_region_desc *d, uint32_t n,
     for (i = 0; i < n && !rc; i++) {
         struct gmem_region r;
 
-        rc = map_region(&r, &d[i], fs, who, e);
+        rc = map_region(&r, &d[i], fs, who, owner, e);
         if (!rc) {
             rc = insert(m, &r, who, e);
             if (rc) {
@@ -335,7 +419,7 @@ static int add_again(struct gmem **out, const struct gmem *old, struct gmem_map 
 }
 
 int gmem_add(struct gmem **out, const struct gmem *old, const struct gmem_region_desc *d,
-             enum gmem_fs_policy fs, const char *who, struct err *e)
+             enum gmem_fs_policy fs, const char *who, struct gmem_owner *owner, struct err *e)
 {
     struct gmem *m = NULL;
     struct gmem_region r;
@@ -350,7 +434,7 @@ int gmem_add(struct gmem **out, const struct gmem *old, const struct gmem_region
         close(d->fd);
         return add_again(out, old, map, who, e);
     }
-    rc = map_region(&r, d, fs, who, e);
+    rc = map_region(&r, d, fs, who, owner, e);
     if (rc) {
         return rc;
     }

@@ -35,6 +35,22 @@ typedef struct {
 #define GMEM_MAX_REGIONS 509      /* VHOST_USER_GET_MAX_MEM_SLOTS; what peers answer too */
 #define GMEM_MAX_BYTES (1ull << 42) /* address space that one table may claim: 4 TiB */
 
+/*
+ * What all owners together may have: of address space half of what x86-64 gives a process, of mappings
+ * half of the default vm.max_map_count.  Half of each is for whoever comes first; the other half is
+ * kept so that each owner can have its share (32 GiB, 16 mappings), whatever the others took.
+ */
+#define GMEM_OWNERS    1024
+#define GMEM_ALL_BYTES (1ull << 46)
+#define GMEM_ALL_MAPS  32768u
+
+/* Whose memory it is: the port, for budgets. Outlives its mappings. */
+struct gmem_owner {
+    const char *name;
+    uint64_t bytes; /* of address space */
+    uint32_t maps;
+};
+
 /* A run of bytes in a peer's memory, never more than one region. */
 struct gspan {
     const uint8_t GUEST *p;
@@ -70,14 +86,15 @@ enum gmem_fs_policy {
 };
 
 /* Map a whole table. All or nothing: on failure every fd is closed, *out is untouched and the
- * sentence names the region and the rule. `who` is the port's name (for messages). */
+ * sentence names the region and the rule. `who` begins the sentence. owner may be NULL: in nobody's
+ * budget. */
 int gmem_create(struct gmem **out, const struct gmem_region_desc *d, uint32_t n,
-                enum gmem_fs_policy fs, const char *who, struct err *e);
+                enum gmem_fs_policy fs, const char *who, struct gmem_owner *owner, struct err *e);
 /* A new table = old + one region (old stays valid, shares mappings). old may be NULL. A region that
  * is there already, the same in every respect, is only counted: QEMU 7.2 sends each one once per
  * queue pair. */
 int gmem_add(struct gmem **out, const struct gmem *old, const struct gmem_region_desc *d,
-             enum gmem_fs_policy fs, const char *who, struct err *e);
+             enum gmem_fs_policy fs, const char *who, struct gmem_owner *owner, struct err *e);
 /* A new table = old - the region with this gpa, uva and size, or the same as old while the region was
  * added more often than taken away. -ENOENT if there is none. */
 int gmem_del(struct gmem **out, const struct gmem *old, uint64_t gpa, uint64_t uva, uint64_t size,

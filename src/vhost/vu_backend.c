@@ -235,6 +235,7 @@ int vu_dev_create(struct vu_dev **out, const struct vu_conf *conf, const struct 
     d->conf.features |= VIRTIO_BIT(F_PROTOCOL_FEATURES);
     d->conf.name = d->name = strdup(conf->name);
     d->conf.path = d->path = strdup(conf->path);
+    d->owner.name = d->name;
     d->timer = evtimer_new(evbase, on_timer, d);
     d->watch = evtimer_new(evbase, on_watch, d);
     if (!d->name || !d->path || !d->timer || !d->watch) {

@@ -74,6 +74,7 @@ struct vu_dev {
     uint8_t status;
     uint16_t mtu;
     struct gmem *mem;
+    struct gmem_owner owner; /* of mem, in the budgets of all ports */
     unsigned n_rings; /* highest index seen + 1 */
     struct vu_ring *ring[VU_MAX_RINGS];
 };

@@ -129,7 +129,7 @@ static int on_SET_MEM_TABLE(struct vu_dev *d, struct vu_msg *m, struct err *e)
     for (uint32_t i = 0; i < n; i++) {
         g[i] = region_desc(&m->p.table.region[i], m, i);
     }
-    int rc = gmem_create(&mem, g, n, d->conf.fs, m->desc->name, e);
+    int rc = gmem_create(&mem, g, n, d->conf.fs, m->desc->name, &d->owner, e);
     if (rc) {
         return rc; /* the old table stays whole */
     }
@@ -168,7 +168,7 @@ static int on_ADD_MEM_REG(struct vu_dev *d, struct vu_msg *m, struct err *e)
                        "shared; " VU_SHARE_REMEDY);
     }
     g = region_desc(&m->p.one.region, m, 0);
-    int rc = gmem_add(&mem, d->mem, &g, d->conf.fs, m->desc->name, e);
+    int rc = gmem_add(&mem, d->mem, &g, d->conf.fs, m->desc->name, &d->owner, e);
     if (rc) {
         return rc;
     }

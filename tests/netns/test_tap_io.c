@@ -248,7 +248,7 @@ static void test_tx_from_vanished_memory(void **state)
     assert_int_equal(ftruncate(fd, 4 * PAGE), 0);
     struct gmem *m;
     struct gmem_region_desc d = {.gpa = 0, .size = 4 * PAGE, .uva = 0x100000, .fd = dup(fd)};
-    assert_int_equal(gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "guest", &err), 0);
+    assert_int_equal(gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "guest", NULL, &err), 0);
     uint32_t hint = 0, len = 1000, seq = gmem_fault_seq();
     const uint8_t GUEST *va = gmem_span(m, &hint, (gpa_t){PAGE - 100}, &len);
     assert_int_equal(len, 1000);

@@ -749,6 +749,27 @@ def test_terabytes_of_nothing(lab, mate):
         os.close(huge)
 
 
+def test_terabytes_are_a_budget(net):
+    """Many ports with 4 TiB each use up what all share; who has most is named, a small one works."""
+    huge = os.memfd_create('huge')
+    os.ftruncate(huge, 1 << 42)
+    region = struct.pack('<QQQQQ', 0, 1 << 44, 1 << 42, 1 << 45, 0)
+    hogs = []
+    while len(hogs) < 64:
+        hogs.append(net.front())
+        if hogs[-1].ack(vu.ADD_MEM_REG, region, [huge]):
+            break
+    assert 4 < len(hogs) < 64
+    why = net.state(net.names[-1])['last_error']
+    assert f'port {net.bridge}p' in why and 'less memory' in why, why
+    a, b = net.pair()  # a few megabytes: their share
+    exchange(a, b, [60, 1514])
+    hogs[0].close()  # and what is given back can be taken
+    net.nics.remove(hogs[0])
+    wait_for('room again', lambda: hogs[-1].ack(vu.ADD_MEM_REG, region, [huge]) == 0)
+    os.close(huge)
+
+
 def test_two_rings_in_one_place(lab, mate):
     """Both rings of a port in the same memory, with the same eventfds: only they are confused."""
     with lab.attack(), lab.front('evil') as f:

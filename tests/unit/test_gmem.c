@@ -3,7 +3,20 @@
  * Guest memory: translation and its borders, refusals, ownership of fds, and a memory file that is
  * truncated while somebody copies from it.
  */
+#include <stdint.h>
+#include <sys/mman.h>
+
+/* A kernel that refuses large private mappings, as with vm.overcommit_memory=2. */
+static size_t private_max = SIZE_MAX;
+
+static void *limited_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off)
+{
+    return flags & MAP_PRIVATE && len > private_max ? MAP_FAILED
+                                                    : mmap(at, len, prot, flags, fd, off);
+}
+#define mmap limited_mmap
 #include "mem/gmem.c" /* the statics too */
+#undef mmap
 
 #include <dirent.h>
 #include <setjmp.h>
@@ -46,7 +59,7 @@ static unsigned used_slots(void)
 {
     unsigned n = 0;
 
-    for (unsigned i = 0; i < MAX_LIVE_MAPS; i++) {
+    for (unsigned i = 0; i < GMEM_ALL_MAPS; i++) {
         n += slots[i].refs != 0;
     }
     return n;
@@ -99,7 +112,7 @@ static void test_translate_and_shorten(void **state)
         desc(0x10000 + PAGE, PAGE, 0x7f0000001000, 6 * PAGE, dup(fd)),
         desc(0x10000, PAGE, 0x7f0000000000, 2 * PAGE, fd),
     };
-    assert_int_equal(gmem_create(&m, d, 2, GMEM_FS_MEMORY_ONLY, "t", &e), 0);
+    assert_int_equal(gmem_create(&m, d, 2, GMEM_FS_MEMORY_ONLY, "t", NULL, &e), 0);
     assert_int_equal(m->n, 2);
     assert_int_equal(m->region[0].gpa, 0x10000);
     assert_int_equal(gmem_bytes(m), 2 * PAGE);
@@ -190,10 +203,10 @@ static void test_same_region_again(void **state)
     struct err e = {0};
 
     (void)state;
-    assert_int_equal(gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "vm7", &e), 0);
+    assert_int_equal(gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "vm7", NULL, &e), 0);
     for (unsigned times = 2; times <= 257; times++) {
         d.fd = dup(fd);
-        assert_int_equal(gmem_add(&next, m, &d, GMEM_FS_MEMORY_ONLY, "vm7", &e) == 0, times <= 256);
+        assert_int_equal(gmem_add(&next, m, &d, GMEM_FS_MEMORY_ONLY, "vm7", NULL, &e) == 0, times <= 256);
         if (times <= 256) {
             assert_true(next->region[0].va == m->region[0].va);
             assert_int_equal(next->n, 1);
@@ -207,7 +220,7 @@ static void test_same_region_again(void **state)
                                        desc(0x1000, PAGE / 2, 0x50000, PAGE, dup(fd)),
                                        desc(0x1000, PAGE, 0x50000, PAGE, memory_file(2 * PAGE))};
     for (unsigned i = 0; i < ARRAY_SIZE(other); i++) {
-        assert_true(gmem_add(&next, m, &other[i], GMEM_FS_MEMORY_ONLY, "vm7", &e) < 0);
+        assert_true(gmem_add(&next, m, &other[i], GMEM_FS_MEMORY_ONLY, "vm7", NULL, &e) < 0);
         assert_non_null(strstr(e.text, "overlaps"));
     }
     for (unsigned times = 256; times; times--) {
@@ -252,7 +265,7 @@ static void test_refusals(void **state)
             desc(0x900000, PAGE, 0x900000, 0, memory_file(PAGE)),
         };
 
-        assert_true(gmem_create(&m, d, 3, GMEM_FS_MEMORY_ONLY, "vm7", &e) < 0);
+        assert_true(gmem_create(&m, d, 3, GMEM_FS_MEMORY_ONLY, "vm7", NULL, &e) < 0);
         assert_ptr_equal(m, keep);
         assert_non_null(strstr(e.text, bad[i].says));
         assert_int_equal(strncmp(e.text, "vm7:", 4), 0);
@@ -260,8 +273,8 @@ static void test_refusals(void **state)
         /* The same through gmem_add, against a table that is there. */
         d[0].fd = memory_file(PAGE);
         d[1].fd = memory_file(4 * PAGE);
-        assert_int_equal(gmem_create(&old, d, 1, GMEM_FS_MEMORY_ONLY, "vm7", &e), 0);
-        assert_true(gmem_add(&m, old, &d[1], GMEM_FS_MEMORY_ONLY, "vm7", &e) < 0);
+        assert_int_equal(gmem_create(&old, d, 1, GMEM_FS_MEMORY_ONLY, "vm7", NULL, &e), 0);
+        assert_true(gmem_add(&m, old, &d[1], GMEM_FS_MEMORY_ONLY, "vm7", NULL, &e) < 0);
         assert_ptr_equal(m, keep);
         assert_int_equal(old->n, 1);
         gmem_free(old);
@@ -274,7 +287,7 @@ static void refused_fd(int fd, const char *says)
     struct err e = {0};
     struct gmem_region_desc d = desc(0, PAGE, 0, 0, fd);
 
-    assert_true(gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "vm7", &e) < 0);
+    assert_true(gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "vm7", NULL, &e) < 0);
     assert_null(m);
     assert_non_null(strstr(e.text, says));
 }
@@ -320,7 +333,7 @@ static void test_file_systems(void **state)
     fd2 = dup(fd);
     refused_fd(fd, "any-fs");
     struct gmem_region_desc d = desc(0, PAGE, 0, 0, fd2);
-    assert_int_equal(gmem_create(&m, &d, 1, GMEM_FS_ANY, "vm7", &e), 0);
+    assert_int_equal(gmem_create(&m, &d, 1, GMEM_FS_ANY, "vm7", NULL, &e), 0);
     gmem_free(m);
 }
 
@@ -334,7 +347,7 @@ static void test_unaligned_offset(void **state)
     (void)state;
     assert_int_equal(pwrite(fd, "ringway", 7, PAGE + 100), 7);
     struct gmem_region_desc d = desc(0x5000, 2 * PAGE, 0x1000, PAGE + 100, fd);
-    assert_int_equal(gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "t", &e), 0);
+    assert_int_equal(gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "t", NULL, &e), 0);
     assert_memory_equal(at(m, 0x5000, 7, &len), "ringway", 7);
     gmem_free(m);
 }
@@ -356,7 +369,7 @@ static void test_hugepages(void **state)
         skip();
     }
     struct gmem_region_desc d = desc(0x5000, PAGE, 0x1000, (2 << 20) + 12 * PAGE, fd);
-    int rc = gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "t", &e);
+    int rc = gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "t", NULL, &e);
     assert_int_equal(rc, 0);
     assert_int_equal(m->region[0].map->len, 2 << 20);
     struct sigaction old;
@@ -376,9 +389,9 @@ static void test_add_del_share_mappings(void **state)
     struct gmem_region_desc d = desc(0x1000, PAGE, 0x1000, 0, memory_file(PAGE));
 
     (void)state;
-    assert_int_equal(gmem_add(&a, NULL, &d, GMEM_FS_MEMORY_ONLY, "t", &e), 0);
+    assert_int_equal(gmem_add(&a, NULL, &d, GMEM_FS_MEMORY_ONLY, "t", NULL, &e), 0);
     d = desc(0x8000, PAGE, 0x8000, 0, memory_file(PAGE));
-    assert_int_equal(gmem_add(&b, a, &d, GMEM_FS_MEMORY_ONLY, "t", &e), 0);
+    assert_int_equal(gmem_add(&b, a, &d, GMEM_FS_MEMORY_ONLY, "t", NULL, &e), 0);
     assert_int_equal(a->n, 1);
     assert_int_equal(b->n, 2);
     assert_ptr_equal(at(a, 0x1000, 1, &len), at(b, 0x1000, 1, &len)); /* nothing moved */
@@ -404,7 +417,7 @@ static void test_slots_are_bounded(void **state)
     (void)state;
     for (unsigned i = 0; i <= GMEM_MAX_REGIONS; i++) {
         struct gmem_region_desc d = desc(i * 2 * PAGE, PAGE, i * 2 * PAGE, 0, memory_file(PAGE));
-        int rc = gmem_add(&next, m, &d, GMEM_FS_MEMORY_ONLY, "t", &e);
+        int rc = gmem_add(&next, m, &d, GMEM_FS_MEMORY_ONLY, "t", NULL, &e);
 
         if (i < GMEM_MAX_REGIONS) {
             assert_int_equal(rc, 0);
@@ -420,7 +433,7 @@ static void test_slots_are_bounded(void **state)
     for (unsigned i = 0; i < ARRAY_SIZE(many); i++) {
         many[i] = desc(i * 2 * PAGE, PAGE, i * 2 * PAGE, 0, memory_file(PAGE));
     }
-    assert_int_equal(gmem_create(&m, many, ARRAY_SIZE(many), GMEM_FS_MEMORY_ONLY, "t", &e), -E2BIG);
+    assert_int_equal(gmem_create(&m, many, ARRAY_SIZE(many), GMEM_FS_MEMORY_ONLY, "t", NULL, &e), -E2BIG);
 
     /* Sparse files cost nothing, so the address space they claim is bounded too. */
     struct gmem_region_desc big[] = {
@@ -428,7 +441,99 @@ static void test_slots_are_bounded(void **state)
         desc(1ull << 50, GMEM_MAX_BYTES / 2 + PAGE, 1ull << 50, 0,
              memory_file(GMEM_MAX_BYTES / 2 + PAGE)),
     };
-    assert_true(gmem_create(&m, big, 2, GMEM_FS_MEMORY_ONLY, "t", &e) < 0);
+    assert_true(gmem_create(&m, big, 2, GMEM_FS_MEMORY_ONLY, "t", NULL, &e) < 0);
+}
+
+static void test_shares(void **state)
+{
+    const uint64_t budget = 1000 * 2 * GMEM_OWNERS, share = 1000;
+
+    (void)state;
+    assert_true(within(budget / 2, budget / 2, budget)); /* one may have the first half */
+    assert_false(within(budget / 2 + 1, budget / 2 + 1, budget));
+    assert_true(within(budget / 2 + share, share, budget)); /* and everybody still gets a share */
+    assert_false(within(budget / 2 + share + 1, share + 1, budget));
+    assert_true(within(budget, share, budget));
+    assert_false(within(budget + 1, share, budget));
+    assert_true(GMEM_OWNERS * share + budget / 2 <= budget);
+}
+
+static struct gmem *claim(struct gmem_owner *o, uint32_t n, uint64_t bytes, struct err *e)
+{
+    static struct gmem_region_desc d[GMEM_MAX_REGIONS];
+    struct gmem *m = NULL;
+    int fd = memory_file(bytes);
+
+    for (uint32_t i = 0; i < n; i++) {
+        d[i] = desc(i * 2 * bytes, bytes, i * 2 * bytes, 0, dup(fd));
+    }
+    close(fd);
+    return gmem_create(&m, d, n, GMEM_FS_MEMORY_ONLY, "SET_MEM_TABLE", o, e) ? NULL : m;
+}
+
+/* Sparse files cost nothing. Who takes all there is, is named; everybody else gets a share. */
+static void test_address_space_is_shared(void **state)
+{
+    enum { HOGS = GMEM_ALL_BYTES / 2 / GMEM_MAX_BYTES };
+    struct gmem_owner hog = {.name = "hog"}, other = {.name = "other"};
+    struct gmem *m[HOGS], *share;
+    struct err e = {0};
+    unsigned fds = open_fds();
+
+    (void)state;
+    for (unsigned i = 0; i < HOGS; i++) {
+        m[i] = claim(&hog, 1, GMEM_MAX_BYTES, &e);
+        if (!m[i]) {
+            fail_msg("%u: %s", i, e.text);
+        }
+    }
+    assert_int_equal(hog.bytes, GMEM_ALL_BYTES / 2);
+    assert_null(claim(&hog, 1, PAGE, &e));
+    assert_int_equal(e.code, -ENOSPC);
+    assert_non_null(strstr(e.text, "port hog has 32768 GiB"));
+    assert_null(claim(&other, 1, 1ull << 40, &e)); /* more than its share */
+    assert_non_null(strstr(e.text, "port hog"));
+    share = claim(&other, 1, 16ull << 30, &e);
+    assert_non_null(share);
+    gmem_free(m[0]); /* as the sentence says: then there is room again */
+    m[0] = claim(&other, 1, 1ull << 40, &e);
+    assert_non_null(m[0]);
+    for (unsigned i = 0; i < HOGS; i++) {
+        gmem_free(m[i]);
+    }
+    gmem_free(share);
+    assert_int_equal(hog.bytes + other.bytes + hog.maps + other.maps, 0);
+    assert_int_equal(open_fds(), fds);
+}
+
+static void test_mappings_are_shared(void **state)
+{
+    enum { TABLES = GMEM_ALL_MAPS / 2 / GMEM_MAX_REGIONS };
+    struct gmem_owner hog = {.name = "hog"}, other = {.name = "other"};
+    struct gmem *m[TABLES], *rest, *share;
+    struct err e = {0};
+
+    (void)state;
+    for (unsigned i = 0; i < TABLES; i++) {
+        m[i] = claim(&hog, GMEM_MAX_REGIONS, PAGE, &e);
+        if (!m[i]) {
+            fail_msg("%u: %s", i, e.text);
+        }
+    }
+    rest = claim(&hog, GMEM_ALL_MAPS / 2 - hog.maps, PAGE, &e);
+    assert_non_null(rest);
+    assert_null(claim(&hog, 1, PAGE, &e));
+    assert_int_equal(e.code, -ENOSPC);
+    assert_non_null(strstr(e.text, "port hog has 16384"));
+    share = claim(&other, 16, PAGE, &e);
+    assert_non_null(share);
+    assert_null(claim(&other, 1, PAGE, &e));
+    for (unsigned i = 0; i < TABLES; i++) {
+        gmem_free(m[i]);
+    }
+    gmem_free(rest);
+    gmem_free(share);
+    assert_int_equal(hog.maps + other.maps, 0);
 }
 
 static void test_empty_table(void **state)
@@ -438,7 +543,7 @@ static void test_empty_table(void **state)
     uint32_t len;
 
     (void)state;
-    assert_int_equal(gmem_create(&m, NULL, 0, GMEM_FS_MEMORY_ONLY, "t", &e), 0);
+    assert_int_equal(gmem_create(&m, NULL, 0, GMEM_FS_MEMORY_ONLY, "t", NULL, &e), 0);
     assert_null(at(m, 0, 1, &len));
     assert_null(gmem_gpa_range(m, (gpa_t){0}, 0));
     assert_false(gmem_faulted(m));
@@ -456,8 +561,8 @@ static void test_truncated_file_reads_as_zeros(void **state)
 
     (void)state;
     assert_int_equal(gmem_init(&e), 0);
-    assert_int_equal(gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "t", &e), 0);
-    assert_int_equal(gmem_create(&other, &od, 1, GMEM_FS_MEMORY_ONLY, "t", &e), 0);
+    assert_int_equal(gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "t", NULL, &e), 0);
+    assert_int_equal(gmem_create(&other, &od, 1, GMEM_FS_MEMORY_ONLY, "t", NULL, &e), 0);
     uint8_t *p = GUEST_PTR(uint8_t, at(m, 0, 16, &len));
     memset(p, 0xaa, 4 * PAGE);
     assert_int_equal(ftruncate(keep, PAGE), 0);
@@ -476,7 +581,7 @@ static void test_truncated_file_reads_as_zeros(void **state)
     /* A second table over the same mapping knows as well; a new mapping in the slot does not. */
     gmem_free(m);
     d = desc(0, PAGE, 0, 0, memory_file(PAGE));
-    assert_int_equal(gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "t", &e), 0);
+    assert_int_equal(gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "t", NULL, &e), 0);
     assert_false(gmem_faulted(m));
     gmem_free(m);
     gmem_free(other);
@@ -500,6 +605,41 @@ static int status_of(void (*fn)(void))
     return status;
 }
 
+/* The kernel refuses to replace a gigabyte by private memory: pieces do. */
+static void bus_in_pieces(void)
+{
+    const uint64_t gib = 1ull << 30;
+    struct gmem *m = NULL;
+    uint32_t len, before = gmem_fault_seq();
+    int fd = memory_file(gib), keep = dup(fd);
+    struct gmem_region_desc d = desc(0, gib, 0, 0, fd);
+
+    if (gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "t", NULL, NULL) || ftruncate(keep, 0)) {
+        _exit(1);
+    }
+    private_max = 4 << 20;
+    for (uint64_t a = 0; a < gib; a += gib / 8) { /* each in another piece */
+        volatile uint8_t *p = GUEST_PTR(volatile uint8_t, at(m, a, 1, &len));
+
+        if (*p) {
+            _exit(2);
+        }
+        *p = 1;
+        private_max = a ? PAGE : private_max; /* and then not even pieces */
+    }
+    gmem_free(m); /* whatever it consists of by now */
+    _exit(gmem_fault_seq() == before + 8 ? 0 : 3);
+}
+
+static void test_truncated_under_strict_limits(void **state)
+{
+    int status = status_of(bus_in_pieces);
+
+    (void)state;
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 static void bus_outside(void)
 {
     int fd = memfd_create("x", 0);
@@ -513,7 +653,7 @@ static void bus_sent(void)
     struct gmem *m = NULL;
     struct gmem_region_desc d = desc(0, PAGE, 0, 0, memory_file(PAGE));
 
-    gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "t", NULL);
+    gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "t", NULL, NULL);
     kill(getpid(), SIGBUS);
 }
 
@@ -542,8 +682,12 @@ int main(void)
         T(test_hugepages),
         T(test_add_del_share_mappings),
         T(test_slots_are_bounded),
+        T(test_shares),
+        T(test_address_space_is_shared),
+        T(test_mappings_are_shared),
         T(test_empty_table),
         T(test_truncated_file_reads_as_zeros),
+        T(test_truncated_under_strict_limits),
         T(test_other_faults_stay_fatal),
     };
 
