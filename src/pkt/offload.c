@@ -7,13 +7,16 @@
 
 #include "vnet/features.h"
 
-#define TAGS_MAX 4
+#define TAGS_SENT 4 /* that a sender may have in front of what is to be segmented */
+#define TAGS_MAX (TAGS_SENT + 1) /* and one that its VLAN adds */
+#define ETH_LEN 14
 #define ETH_VLAN 0x8100
 #define ETH_QINQ 0x88a8
 #define ETH_IPV4 0x0800
 #define ETH_IPV6 0x86dd
 #define IP_TCP 6
 #define IP_UDP 17
+#define IP_MAX_LEN 65535
 #define TCP_CSUM 16 /* of the checksum in its header */
 #define UDP_CSUM 6
 #define PORT_DHCP_CLIENT 68
@@ -157,7 +160,7 @@ static struct pkt_l4 find_l4_v6(const uint8_t *d, uint32_t n, struct pkt_l4 r)
 
 struct pkt_l4 pkt_find_l4(const uint8_t *d, uint32_t n)
 {
-    struct pkt_l4 r = {.l3 = 14};
+    struct pkt_l4 r = {.l3 = ETH_LEN};
 
     for (unsigned tags = 0; tags < TAGS_MAX && r.l3 + 4u <= n; tags++) {
         uint16_t type = be16(d + r.l3 - 2);
@@ -240,6 +243,13 @@ static uint32_t gso_hdr_len(const struct pkt *p, const struct pkt_l4 *at)
     return len >= at->l4 + (at->proto == IP_TCP ? 20u : 8u) && len <= p->snap_len ? len : 0;
 }
 
+/* Bytes of a full segment, as a frame. A fragment's payload is a multiple of 8 and has the UDP header
+ * in it. */
+static uint32_t segment_len(uint16_t kind, uint32_t l4, uint32_t hdr_len, uint32_t gso_size)
+{
+    return kind & OFFLOAD_UFO ? l4 + (gso_size & ~7u) : hdr_len + gso_size;
+}
+
 /* What the frame carries, if it can be segmented; 0 if not. */
 static uint16_t gso_check(const struct pkt *p, const struct vnet_hdr *said,
                           const struct pkt_l4 *at, struct vnet_hdr *h)
@@ -249,12 +259,15 @@ static uint16_t gso_check(const struct pkt *p, const struct vnet_hdr *said,
     bool ecn = said->gso_type & VNET_GSO_ECN;
 
     if (!hdr_len || said->csum_start != at->l4 || !said->gso_size || said->gso_size == 0xffff ||
-        hdr_len >= p->len || (ecn && !(kind & OFFLOAD_TSO))) {
+        at->l3 > ETH_LEN + TAGS_SENT * 4 || hdr_len >= p->len || (ecn && !(kind & OFFLOAD_TSO))) {
         return 0;
     }
-    uint32_t fits = kind == OFFLOAD_UFO ? at->l4 + (said->gso_size & ~7u) : hdr_len + said->gso_size;
+    uint32_t fits = segment_len(kind, at->l4, hdr_len, said->gso_size);
     if (p->len <= fits) {
         return OFFLOAD_CSUM; /* one segment: that is this frame */
+    }
+    if (at->ip == 4 && fits - at->l3 > IP_MAX_LEN) {
+        return 0; /* no total_len for such a segment */
     }
     h->gso_type = said->gso_type;
     h->gso_size = said->gso_size;
@@ -315,6 +328,7 @@ uint32_t offload_wire_len(const struct pkt *p)
         return p->len;
     }
     memcpy(&h, p->data - VNET_HDR_LEN, sizeof(h));
-    uint32_t len = (uint32_t)h.hdr_len + h.gso_size;
-    return p->offload & OFFLOAD_UFO ? len - 8 : len; /* gso_size counts the UDP header there */
+    bool fragment_header = p->offload & OFFLOAD_UFO && pkt_find_l4(p->data, p->snap_len).ip == 6;
+    return segment_len(p->offload, h.csum_start, h.hdr_len, h.gso_size) +
+           (fragment_header ? IPV6_FRAGMENT_LEN : 0);
 }

@@ -49,9 +49,11 @@ int offload_parse(const char *text, uint16_t *mask);
 /* Into buf (64 bytes suffice); returns buf. */
 const char *offload_text(uint16_t mask, char *buf, size_t size);
 
+#define IPV6_FRAGMENT_LEN 8 /* RFC 8200 4.5: the header that each fragment gets */
+
 /* Where the headers of a frame end: from its first n bytes, for any n. */
 struct pkt_l4 {
-    uint16_t l3;   /* network header: behind Ethernet and up to four tags */
+    uint16_t l3;   /* network header: behind Ethernet and up to five tags */
     uint16_t l4;   /* transport header, or 0: no IP, a fragment, or not within n bytes */
     uint8_t ip;    /* 4, 6, or 0 */
     uint8_t proto; /* of the transport header */

@@ -9,7 +9,6 @@
 #define TCP_FIN_PSH 0x09
 #define TCP_CWR 0x80
 #define IPV6_FRAGMENT 44
-#define IPV6_FRAGMENT_LEN 8
 #define UDP_LEN 8
 #define IP_MORE_FRAGMENTS 0x2000
 
@@ -119,7 +118,7 @@ int segmenter_init(struct segmenter *s, const struct pkt *p, uint16_t takes)
     s->place = pkt_find_l4(p->data, p->snap_len);
     if (!s->place.l4 || s->place.l4 != s->h.csum_start ||
         s->h.hdr_len > SEGMENT_HEAD_MAX - IPV6_FRAGMENT_LEN) {
-        return DROP_BAD_GSO; /* tags were put in front of what was checked: no room for more */
+        return DROP_BAD_GSO; /* not what was checked: more than a tag was put in front */
     }
     if (s->carries & OFFLOAD_UFO) {
         begin_fragments(s);
