@@ -506,9 +506,10 @@ static ALWAYS_INLINE struct tx_sum tx_burst(struct port *port, struct vq *vq, st
     }
     while (s.left && s.chains < rb->n) {
         uint32_t max = MIN(s.left, rb->n - s.chains), at = s.chains;
-        uint32_t k = likely(vq->plain) ? tx_fast(b, idx, max, shape_mask, &rb->chain[at], &run[at],
-                                                 &lens[at], &s.bytes)
-                                       : 0;
+        bool fast = vq->plain && !t->frame.p; /* the rest of a frame goes as it began */
+        uint32_t k = likely(fast) ? tx_fast(b, idx, max, shape_mask, &rb->chain[at], &run[at],
+                                            &lens[at], &s.bytes)
+                                  : 0;
 
         s.frames += k;
         s.chains += k;
