@@ -31,7 +31,7 @@ static int post_all(struct gen *g, struct side *s, struct err *e)
         for (uint32_t k = 0, at = 0; k < n_seg; at += len[k++]) {
             seg[k] = (struct ring_seg){.addr = vu_fe_gpa(fe, tx + at), .len = len[k]};
         }
-        int id = ring_drv_prepare(RING_SPLIT, &s->tx->drv, seg, n_seg, 0, tx);
+        int id = ring_drv_prepare(&s->tx->drv, seg, n_seg, 0, tx);
         if (id < 0) {
             return err_set(e, -ENOSPC, "no room in a fresh ring");
         }

@@ -5,7 +5,7 @@
  *
  * The cursor.  ringway is an in-order device: it completes chains in the order in which they were
  * made available, so at rest the next avail entry to take and the next used entry to write are the
- * same number, `idx`.  A burst peeks at chains without moving idx and then commits some of them
+ * same number, `idx`.  (Packed: the same slot of the ring, and the same lap, `wrap`.)  A burst peeks at chains without moving idx and then commits some of them
  * from the front:
  *
  *      committed          peeked          not looked at yet
@@ -14,7 +14,9 @@
  *
  *   used.idx == idx at rest;   idx <= idx + burst.n <= avail.idx <= idx + num   (mod 2^16)
  *
- * A driver that makes the last inequality false has corrupted its ring: the ring is broken.
+ * A driver that makes the last inequality false has corrupted its ring: the ring is broken.  In the
+ * packed layout, where no index says how much is there, that is a chain without an end among the
+ * slots that can be its own.
  * Nothing needs to be undone when a burst is dropped: peeking changes nothing.
  *
  * Private copies.  Every word of the ring is read exactly once, into struct ring_burst, with one
@@ -25,12 +27,13 @@
  * direction) has chain.fault set, is dropped and completed with length 0; a ring that is wrong
  * (head out of range, avail index jumped) is `broken`: no further access until it is set up again.
  *
- * Layouts.  Each layout implements X_dev_peek, X_dev_publish, X_dev_signal_due,
- * X_dev_arm, X_dev_disarm and X_dev_more with the contracts below, all always-inline.  Callers pass the layout as a constant first
- * argument, so one source line serves every layout without an indirect call.
+ * Layouts.  Each layout implements X_dev_peek, X_dev_publish, X_dev_signal_due, X_dev_arm,
+ * X_dev_disarm and X_dev_more with the contracts below, all always-inline.  Hot callers pass the
+ * layout as a constant first argument, so one source line serves every layout without an indirect
+ * call; others pass ring.layout.
  *
  * Threads: one user at a time (the worker that owns it, or who holds the egress lock). The
- * orderings are named after docs/memory-model.md: S1 S2 S3 S4.
+ * orderings are named after docs/memory-model.md: S1 S2 S3 S4, P1 P2 P4.
  */
 #ifndef RING_RING_H
 #define RING_RING_H
@@ -39,7 +42,7 @@
 #include "mem/gmem.h"
 #include "ring/vring.h"
 
-enum ring_layout { RING_SPLIT };
+enum ring_layout { RING_SPLIT, RING_PACKED };
 
 /* Why a chain or a ring was refused. The order is stable within a build only. */
 #define RING_FAULTS(X)                                                                             \
@@ -52,6 +55,7 @@ enum ring_layout { RING_SPLIT };
     X(INDIRECT_UNMAPPED, "an indirect table lies outside its memory")                              \
     X(DIRECTION, "a buffer has the wrong direction for this ring")                                 \
     X(UNMAPPED, "a buffer lies outside its memory")                                                \
+    X(CHAIN_END, "a descriptor chain has no end within its ring or within 1024 descriptors")       \
     X(MEMORY_GONE, "its memory file was truncated under the switch")
 enum ring_fault {
 #define RING_FAULT_ENUM(sym, text) RING_FAULT_##sym,
@@ -69,7 +73,11 @@ const char *ring_fault_text(enum ring_fault f);
 struct ring_seg {
     uint64_t addr; /* guest-physical; not yet translated */
     uint32_t len;
-    uint16_t flags, next; /* as they were; of no meaning above this file */
+    uint16_t flags; /* as they were; of no meaning above this file */
+    union {
+        uint16_t next;
+        uint16_t slots; /* packed, in ring_chain.seg: ring slots that the chain takes */
+    };
 };
 static_assert(sizeof(struct ring_seg) == sizeof(struct vring_desc), "copied as it is");
 
@@ -98,21 +106,36 @@ struct ring_burst {
 /* Hot state of a device-side ring: two cache lines, no pointer to anything that allocates. */
 struct ring {
     /* read-mostly; changed only while no worker can reach the ring */
-    const struct vring_desc GUEST *desc;
-    const struct vring_avail GUEST *avail;
-    struct vring_used GUEST *used;
+    union {
+        const struct vring_desc GUEST *desc;     /* split: descriptor table */
+        struct vring_packed_desc GUEST *pdesc;   /* packed: descriptor ring */
+    };
+    union {
+        const struct vring_avail GUEST *avail;             /* driver area */
+        const struct vring_packed_event GUEST *driver_event;
+    };
+    union {
+        struct vring_used GUEST *used;             /* device area */
+        struct vring_packed_event GUEST *device_event;
+    };
     const struct gmem *mem; /* replaced by the control thread (RCU); load once per burst */
     uint32_t num;           /* power of two for split */
     bool event_idx;         /* VIRTIO_F_EVENT_IDX negotiated */
     bool indirect;          /* VIRTIO_F_INDIRECT_DESC negotiated */
     bool write;             /* what the device does with buffers: true for a receive ring */
     uint8_t broken;         /* enum ring_fault; sticky until set up again */
+    uint8_t layout;         /* enum ring_layout; for those who do not know it as a constant */
+    bool on_empty;          /* VIRTIO_F_NOTIFY_ON_EMPTY negotiated */
     uint32_t fault_seq;     /* gmem_fault_seq() when last looked */
 
     /* written every burst */
     uint16_t idx CACHE_ALIGNED; /* next chain to take == next used entry to write */
-    uint16_t avail_seen;        /* avail.idx when last read: saves reading the shared line */
-    uint16_t signalled;         /* idx at the last look at the driver's suppression state */
+    union {
+        uint16_t avail_seen; /* split: avail.idx when last read: saves reading the shared line */
+        bool wrap;           /* packed: of the lap that idx is in; 1 in the first */
+    };
+    uint16_t signalled; /* idx at the last look at the driver's suppression state; packed: slots
+                           that were used since, at most num */
     bool signalled_valid;       /* false after a start: signal once, whatever the driver says */
     bool armed;                 /* the driver was asked to kick */
     uint32_t hint;              /* gmem region hint of the data buffers */
@@ -121,14 +144,22 @@ struct ring {
 /* Everything that is needed to run a ring; pointers are checked for alignment and length by the
  * caller (vring_*_bytes) and stay mapped until the ring is out of every worker's reach. */
 struct ring_setup {
-    void *desc, *avail, *used;
+    enum ring_layout layout;
+    void *desc, *avail, *used; /* packed: descriptor ring, driver event, device event */
     uint32_t num;
-    uint16_t base;
-    bool event_idx, indirect, write;
+    uint16_t base; /* split: idx; packed: slot < num, and VRING_PACKED_WRAP in the first lap */
+    bool event_idx, indirect, write, on_empty;
     const struct gmem *mem;
 };
 void ring_init(struct ring *r, const struct ring_setup *s);
 
+/* Where it is, in the form of ring_setup.base. */
+static inline uint16_t ring_base(const struct ring *r)
+{
+    return (uint16_t)(r->idx | (r->layout == RING_PACKED && r->wrap ? VRING_PACKED_WRAP : 0));
+}
+
+#include "ring/ring_packed.h"
 #include "ring/ring_split.h"
 
 /*
@@ -139,21 +170,29 @@ void ring_init(struct ring *r, const struct ring_setup *s);
 static ALWAYS_INLINE uint32_t ring_dev_peek(const enum ring_layout l, struct ring *r,
                                             struct ring_burst *b, uint32_t max)
 {
-    (void)l;
-    return split_dev_peek(r, b, max);
+    return l == RING_PACKED ? packed_dev_peek(r, b, max) : split_dev_peek(r, b, max);
 }
 
 /*
  * Complete the first n (> 0) chains of the burst, in order; lens[i] is what was written into chain i
  * (NULL: nothing was written into any, as on a transmit ring).  S2: payload before used entries
- * before the index.
+ * before the index (P2: before the first one's flags).
  */
 static ALWAYS_INLINE void ring_dev_publish(const enum ring_layout l, struct ring *r,
                                            const struct ring_burst *b, uint32_t n,
                                            const uint32_t *lens)
 {
-    (void)l;
-    split_dev_publish(r, b, n, lens);
+    if (l == RING_PACKED) {
+        packed_dev_publish(r, b, n, lens);
+    } else {
+        split_dev_publish(r, b, n, lens);
+    }
+}
+
+/* More chains than idx? Reads the shared index or flags once. For polling and start decisions. */
+static ALWAYS_INLINE bool ring_dev_more(const enum ring_layout l, struct ring *r)
+{
+    return l == RING_PACKED ? packed_dev_more(r) : split_dev_more(r);
 }
 
 /*
@@ -163,8 +202,9 @@ static ALWAYS_INLINE void ring_dev_publish(const enum ring_layout l, struct ring
  */
 static ALWAYS_INLINE bool ring_dev_signal_due(const enum ring_layout l, struct ring *r)
 {
-    (void)l;
-    return split_dev_signal_due(r);
+    bool due = l == RING_PACKED ? packed_dev_signal_due(r) : split_dev_signal_due(r);
+
+    return due || (unlikely(r->on_empty) && !ring_dev_more(l, r));
 }
 
 /* The three together, for whoever serves one ring. */
@@ -180,25 +220,21 @@ static ALWAYS_INLINE bool ring_dev_commit(const enum ring_layout l, struct ring 
     return ring_dev_signal_due(l, r);
 }
 
-/* More chains than idx? Reads the shared index once. For polling and start decisions. */
-static ALWAYS_INLINE bool ring_dev_more(const enum ring_layout l, struct ring *r)
-{
-    (void)l;
-    return split_dev_more(r);
-}
-
-/* Ask the driver to kick; true if chains are there already, then do not sleep (S4 inside). */
+/* Ask the driver to kick; true if chains are there already, then do not sleep (S4, P4
+ * inside). */
 static ALWAYS_INLINE bool ring_dev_arm(const enum ring_layout l, struct ring *r)
 {
-    (void)l;
-    return split_dev_arm(r);
+    return l == RING_PACKED ? packed_dev_arm(r) : split_dev_arm(r);
 }
 
 /* Tell the driver that kicks are not needed. */
 static ALWAYS_INLINE void ring_dev_disarm(const enum ring_layout l, struct ring *r)
 {
-    (void)l;
-    split_dev_disarm(r);
+    if (l == RING_PACKED) {
+        packed_dev_disarm(r);
+    } else {
+        split_dev_disarm(r);
+    }
 }
 
 #endif

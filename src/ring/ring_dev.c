@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Device side, the parts that are not hot: set-up and the general chain walk.
+ * Device side, the parts that are not hot: set-up and the general chain walk of each layout.
  */
 #include "ring/ring.h"
 
@@ -24,15 +24,19 @@ void ring_init(struct ring *r, const struct ring_setup *s)
         .used = GUEST_PTR(struct vring_used GUEST, s->used),
         .mem = s->mem,
         .num = s->num,
+        .layout = (uint8_t)s->layout,
+        .on_empty = s->on_empty,
         .event_idx = s->event_idx,
         .indirect = s->indirect,
         .write = s->write,
-        .idx = s->base,
-        .avail_seen = s->base,
-        .signalled = s->base,
         .fault_seq = gmem_fault_seq(),
-        .hint = 0,
     };
+    if (s->layout == RING_PACKED) {
+        r->idx = s->base & (VRING_PACKED_WRAP - 1);
+        r->wrap = s->base & VRING_PACKED_WRAP;
+    } else {
+        r->idx = r->avail_seen = r->signalled = s->base;
+    }
 }
 
 /* What one walk knows: where the next segment goes and how many this chain may still have. */
@@ -59,53 +63,78 @@ static enum ring_fault add_seg(struct walk *w, const struct ring_seg *d)
     return RING_FAULT_NONE;
 }
 
-/* An indirect table (2.7.5.3): read through translation, since it may cross regions. */
-static enum ring_fault walk_indirect(struct walk *w, const struct gmem *mem, uint64_t addr,
-                                     uint32_t bytes)
+/* An indirect table (2.7.5.3, 2.8.7): read through translation, since it may cross regions. */
+struct table {
+    const struct gmem *mem;
+    uint64_t addr;
+    uint32_t n, hint;
+};
+
+static enum ring_fault table_open(struct table *t, const struct gmem *mem, uint64_t addr,
+                                  uint32_t bytes)
 {
-    uint32_t n = bytes / sizeof(struct vring_desc), hint = 0;
-    uint32_t i = 0;
+    *t = (struct table){.mem = mem, .addr = addr, .n = bytes / sizeof(struct vring_desc)};
+    return !t->n || bytes % sizeof(struct vring_desc) || t->n > RING_MAX_SEGS
+               ? RING_FAULT_INDIRECT_BAD
+               : RING_FAULT_NONE;
+}
 
-    if (!n || bytes % sizeof(struct vring_desc) || n > RING_MAX_SEGS) {
-        return RING_FAULT_INDIRECT_BAD;
+/* Entry i, of either layout, into d: once. */
+static enum ring_fault table_read(struct table *t, uint32_t i, void *d)
+{
+    const uint32_t bytes = sizeof(struct vring_desc);
+    uint64_t at;
+
+    if (__builtin_add_overflow(t->addr, (uint64_t)i * bytes, &at)) {
+        return RING_FAULT_INDIRECT_UNMAPPED;
     }
-    for (uint32_t steps = 0; steps < n; steps++) {
-        struct ring_seg d;
-        uint64_t at;
+    for (uint32_t got = 0; got < bytes;) {
+        uint32_t len = bytes - got;
+        const uint8_t GUEST *p = gmem_span(t->mem, &t->hint, (gpa_t){at + got}, &len);
 
-        if (__builtin_add_overflow(addr, (uint64_t)i * sizeof(d), &at)) {
+        if (!p) {
             return RING_FAULT_INDIRECT_UNMAPPED;
         }
-        for (uint32_t got = 0; got < sizeof(d);) {
-            uint32_t len = (uint32_t)sizeof(d) - got;
-            const uint8_t GUEST *p = gmem_span(mem, &hint, (gpa_t){at + got}, &len);
+        memcpy((uint8_t *)d + got, GUEST_PTR(const void, p), len);
+        got += len;
+    }
+    __asm__ volatile("" ::: "memory"); /* d is read once: never again from the guest */
+    return RING_FAULT_NONE;
+}
 
-            if (!p) {
-                return RING_FAULT_INDIRECT_UNMAPPED;
-            }
-            memcpy((uint8_t *)&d + got, GUEST_PTR(const void, p), len);
-            got += len;
+static enum ring_fault split_walk_indirect(struct walk *w, const struct gmem *mem, uint64_t addr,
+                                           uint32_t bytes)
+{
+    struct table t;
+    enum ring_fault f = table_open(&t, mem, addr, bytes);
+    uint32_t i = 0;
+
+    for (uint32_t steps = 0; !f && steps < t.n; steps++) {
+        struct ring_seg d;
+
+        f = table_read(&t, i, &d);
+        if (f) {
+            return f;
         }
-        __asm__ volatile("" ::: "memory"); /* d is read once: never again from the guest */
         if (d.flags & VRING_DESC_F_INDIRECT) {
             return RING_FAULT_INDIRECT_BAD;
         }
-        enum ring_fault f = add_seg(w, &d);
+        f = add_seg(w, &d);
         if (f) {
             return f;
         }
         if (!(d.flags & VRING_DESC_F_NEXT)) {
             return RING_FAULT_NONE;
         }
-        if (d.next >= n) {
+        if (d.next >= t.n) {
             return RING_FAULT_NEXT_RANGE;
         }
         i = d.next;
     }
-    return RING_FAULT_CHAIN_LONG;
+    return f ? f : RING_FAULT_CHAIN_LONG;
 }
 
-static enum ring_fault walk(struct walk *w, const struct ring *r, const struct gmem *mem,
+static enum ring_fault split_walk(struct walk *w, const struct ring *r, const struct gmem *mem,
                             struct ring_seg d)
 {
     for (uint32_t steps = 0; steps < r->num; steps++) {
@@ -114,7 +143,7 @@ static enum ring_fault walk(struct walk *w, const struct ring *r, const struct g
             if (!r->indirect || (d.flags & VRING_DESC_F_NEXT)) {
                 return RING_FAULT_INDIRECT_BAD;
             }
-            return walk_indirect(w, mem, d.addr, d.len);
+            return split_walk_indirect(w, mem, d.addr, d.len);
         }
         enum ring_fault f = add_seg(w, &d);
         if (f) {
@@ -131,17 +160,87 @@ static enum ring_fault walk(struct walk *w, const struct ring *r, const struct g
     return RING_FAULT_CHAIN_LONG;
 }
 
+/* What the walk that ends with f found, from b->pool[c->pool] on. */
+static void chain_done(const struct ring_burst *b, struct ring_chain *c, enum ring_fault f)
+{
+    c->fault = (uint16_t)f;
+    if (f) {
+        c->n_seg = 0;
+        return; /* its segments stay counted: a burst of bad chains costs no more than a good one */
+    }
+    c->n_seg = (uint16_t)(b->n_pool - c->pool);
+    c->seg = b->pool[c->pool];
+}
+
 void split_walk_chain(const struct ring *r, const struct gmem *mem, struct ring_burst *b,
                       struct ring_chain *c)
 {
     struct walk w = {.b = b, .c = c, .write = r->write};
 
     c->pool = (uint16_t)b->n_pool;
-    c->fault = (uint16_t)walk(&w, r, mem, c->seg);
-    if (c->fault) {
-        c->n_seg = 0;
-        return; /* its segments stay counted: a burst of bad chains costs no more than a good one */
+    chain_done(b, c, split_walk(&w, r, mem, c->seg));
+}
+
+/* In a packed ring the entries of a table follow each other, and of their flags only WRITE counts. */
+static enum ring_fault packed_walk_indirect(struct walk *w, const struct gmem *mem, uint64_t addr,
+                                            uint32_t bytes)
+{
+    struct table t;
+    enum ring_fault f = table_open(&t, mem, addr, bytes);
+
+    for (uint32_t i = 0; !f && i < t.n; i++) {
+        struct vring_packed_desc d;
+
+        f = table_read(&t, i, &d);
+        if (!f) {
+            f = add_seg(w, &(struct ring_seg){.addr = d.addr, .len = d.len, .flags = d.flags});
+        }
     }
-    c->n_seg = (uint16_t)(b->n_pool - c->pool);
-    c->seg = b->pool[c->pool];
+    return f;
+}
+
+/*
+ * A bad chain has to be walked to its end all the same: the id is there, and the next chain behind
+ * it.  Where no end comes the rest of the ring cannot be found.
+ */
+bool packed_walk_chain(struct ring *r, const struct gmem *mem, struct ring_burst *b,
+                       struct ring_chain *c, uint32_t at, uint16_t flags, uint32_t room)
+{
+    const struct vring_packed_desc *desc = GUEST_PTR(const struct vring_packed_desc, r->pdesc);
+    struct walk w = {.b = b, .c = c, .write = r->write};
+    const uint32_t most = MIN(room, (uint32_t)RING_MAX_SEGS);
+    enum ring_fault f = RING_FAULT_NONE;
+    uint32_t slots = 0;
+
+    c->pool = (uint16_t)b->n_pool;
+    for (;;) {
+        struct ring_seg d = {.addr = read_once(&desc[at].addr),
+                             .len = read_once(&desc[at].len),
+                             .flags = slots ? read_once(&desc[at].flags) : flags};
+
+        c->id = read_once(&desc[at].id);
+        slots++;
+        if (!f && (d.flags & VRING_DESC_F_INDIRECT)) {
+            /* Legal alone only; WRITE on it is ignored. */
+            f = !r->indirect || slots > 1 || (d.flags & VRING_DESC_F_NEXT)
+                    ? RING_FAULT_INDIRECT_BAD
+                    : packed_walk_indirect(&w, mem, d.addr, d.len);
+        } else if (!f) {
+            f = add_seg(&w, &d);
+        }
+        if (f == RING_RETRY) {
+            break;
+        }
+        if (!(d.flags & VRING_DESC_F_NEXT)) {
+            break;
+        }
+        if (slots == most) {
+            r->broken = RING_FAULT_CHAIN_END;
+            return false;
+        }
+        at = at + 1 < r->num ? at + 1 : 0;
+    }
+    chain_done(b, c, f);
+    c->seg.slots = (uint16_t)slots;
+    return f != RING_RETRY;
 }

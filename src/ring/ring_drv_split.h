@@ -18,11 +18,6 @@ static ALWAYS_INLINE const uint16_t *split_drv_avail_event(const struct ring_drv
     return (const uint16_t *)&r->used->ring[r->num];
 }
 
-static ALWAYS_INLINE uint16_t split_drv_take_free(struct ring_drv *r)
-{
-    return r->free[r->free_head++ & (r->num - 1)];
-}
-
 /* The next avail entry is id. Written only where it changes: see "held" in ring_drv.h. */
 static ALWAYS_INLINE void split_drv_offer(struct ring_drv *r, uint16_t id)
 {
@@ -32,93 +27,6 @@ static ALWAYS_INLINE void split_drv_offer(struct ring_drv *r, uint16_t id)
         write_once(entry, id);
     }
     r->slot[id].state = RING_DRV_POSTED;
-}
-
-static ALWAYS_INLINE int split_drv_prepare(struct ring_drv *r, const struct ring_seg *seg,
-                                           uint32_t n_out, uint32_t n_in, void *token)
-{
-    const uint32_t n = n_out + n_in;
-    uint32_t room = 0;
-
-    if (unlikely(!n || n > ring_drv_n_free(r))) {
-        return -ENOSPC;
-    }
-    uint16_t head = split_drv_take_free(r), id = head;
-    for (uint32_t i = 0; i < n; i++) {
-        uint16_t flags = i < n_out ? 0 : VRING_DESC_F_WRITE;
-        uint16_t next = RING_DRV_NONE;
-
-        if (i + 1 < n) {
-            next = split_drv_take_free(r);
-            flags |= VRING_DESC_F_NEXT;
-            r->slot[next].state = RING_DRV_INNER;
-        }
-        room += i < n_out ? 0 : seg[i].len;
-        r->desc[id] = (struct vring_desc){
-            .addr = seg[i].addr, .len = seg[i].len, .flags = flags, .next = next};
-        r->slot[id].next = next;
-        id = next;
-    }
-    r->slot[head].token = token;
-    r->slot[head].room = room;
-    r->slot[head].state = RING_DRV_HELD;
-    return head;
-}
-
-static ALWAYS_INLINE int split_drv_add(struct ring_drv *r, const struct ring_seg *seg,
-                                       uint32_t n_out, uint32_t n_in, void *token)
-{
-    int head = split_drv_prepare(r, seg, n_out, n_in, token);
-
-    if (likely(head >= 0)) {
-        split_drv_offer(r, (uint16_t)head);
-    }
-    return head;
-}
-
-static ALWAYS_INLINE int split_drv_add_indirect(struct ring_drv *r, struct vring_desc *table,
-                                                uint64_t table_addr, const struct ring_seg *seg,
-                                                uint32_t n_out, uint32_t n_in, void *token)
-{
-    const uint32_t n = n_out + n_in;
-    uint32_t room = 0;
-
-    if (unlikely(!n || n > RING_MAX_SEGS || !ring_drv_n_free(r))) {
-        return -ENOSPC;
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        uint16_t flags = i < n_out ? 0 : VRING_DESC_F_WRITE;
-
-        flags |= i + 1 < n ? VRING_DESC_F_NEXT : 0;
-        room += i < n_out ? 0 : seg[i].len;
-        table[i] = (struct vring_desc){
-            .addr = seg[i].addr, .len = seg[i].len, .flags = flags, .next = (uint16_t)(i + 1)};
-    }
-    uint16_t head = split_drv_take_free(r);
-    r->desc[head] = (struct vring_desc){.addr = table_addr,
-                                        .len = n * (uint32_t)sizeof(struct vring_desc),
-                                        .flags = VRING_DESC_F_INDIRECT};
-    r->slot[head] = (struct ring_drv_slot){.token = token, .room = room, .next = RING_DRV_NONE};
-    split_drv_offer(r, head);
-    return head;
-}
-
-static ALWAYS_INLINE void split_drv_repost(struct ring_drv *r, uint16_t id)
-{
-    assert(r->slot[id].state == RING_DRV_HELD);
-    split_drv_offer(r, id);
-}
-
-static ALWAYS_INLINE void split_drv_release(struct ring_drv *r, uint16_t id)
-{
-    assert(r->slot[id].state == RING_DRV_HELD);
-    do {
-        uint16_t next = r->slot[id].next;
-
-        r->slot[id].state = RING_DRV_FREE;
-        r->free[r->free_tail++ & (r->num - 1)] = id;
-        id = next;
-    } while (id != RING_DRV_NONE);
 }
 
 static ALWAYS_INLINE bool split_drv_publish(struct ring_drv *r)
@@ -152,31 +60,6 @@ static ALWAYS_INLINE uint32_t split_drv_have(struct ring_drv *r, uint32_t max)
     return unlikely(r->broken) ? 0 : MIN((uint32_t)have, max);
 }
 
-/* Take one used entry; false if it is wrong. */
-static ALWAYS_INLINE bool split_drv_take(struct ring_drv *r, uint32_t id, uint32_t len,
-                                         struct ring_drv_used *out)
-{
-    struct ring_drv_slot *s;
-
-    if (unlikely(id >= r->num || r->slot[id].state != RING_DRV_POSTED)) {
-        r->broken = RING_DRV_FAULT_USED_ID;
-        return false;
-    }
-    s = &r->slot[id];
-    if (unlikely(len > s->room)) {
-        if (s->room) {
-            r->broken = RING_DRV_FAULT_USED_LEN;
-            return false;
-        }
-        len = 0; /* nothing could be written; some devices tell the length that they read */
-    }
-    s->state = RING_DRV_HELD;
-    out->token = s->token;
-    out->len = len;
-    out->id = (uint16_t)id;
-    return true;
-}
-
 static ALWAYS_INLINE uint32_t split_drv_reap(struct ring_drv *r, struct ring_drv_used *out,
                                              uint32_t max)
 {
@@ -186,7 +69,7 @@ static ALWAYS_INLINE uint32_t split_drv_reap(struct ring_drv *r, struct ring_drv
     for (i = 0; i < n; i++) {
         const struct vring_used_elem *e = &r->used->ring[(uint16_t)(r->used_idx + i) & mask];
 
-        if (unlikely(!split_drv_take(r, read_once(&e->id), read_once(&e->len), &out[i]))) {
+        if (unlikely(!drv_take_used(r, read_once(&e->id), read_once(&e->len), &out[i]))) {
             break;
         }
     }
@@ -212,10 +95,10 @@ static ALWAYS_INLINE uint32_t split_drv_recycle(struct ring_drv *r, uint32_t max
         } else {
             struct ring_drv_used u;
 
-            if (!split_drv_take(r, id, len, &u)) {
+            if (!drv_take_used(r, id, len, &u)) {
                 break;
             }
-            split_drv_repost(r, u.id);
+            split_drv_offer(r, u.id);
             len = u.len;
         }
         sum += len;

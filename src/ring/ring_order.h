@@ -16,6 +16,25 @@
  *     used_event / avail->flags,                used->idx, fence S3, look at
  *     fence D4, look at used->idx               used_event / avail->flags
  *
+ * The packed layout has one word for each descriptor instead of two indices; P is the device, Q the
+ * driver:
+ *
+ *     addr, len, id, rest of chain              load desc.flags              (P1, acquire)
+ *     store the head's flags  (Q1, release)     addr, len, id, rest of chain, payload
+ *
+ *     load desc.flags         (Q2, acquire)     payload, id, len
+ *     id, len, payload                          store the first's flags      (P2, release)
+ *
+ *     desc.flags, fence Q3, look at             device event, fence P4, look at desc.flags
+ *     device event
+ *
+ *     driver event, fence Q4, look at           desc.flags, fence S3, look at driver event
+ *     desc.flags
+ *
+ * Whoever publishes many writes the flags of the first one last: nobody looks beyond a descriptor
+ * whose flags are not turned.  P3 has no name of its own: a worker passes one fence for all its
+ * rings, of either layout, and that is S3.
+ *
  * The orderings of the first two pairs are on the word itself, so that ThreadSanitizer sees them.
  * The last two are store-load races ("I publish, then look whether you sleep" against "I say that I
  * sleep, then look whether you published"), which nothing weaker than a full fence on both sides
@@ -37,6 +56,13 @@
 #define RING_ORDER_D2 6
 #define RING_ORDER_D3 7
 #define RING_ORDER_D4 8
+#define RING_ORDER_P1 9
+#define RING_ORDER_P2 10
+#define RING_ORDER_P4 11
+#define RING_ORDER_Q1 12
+#define RING_ORDER_Q2 13
+#define RING_ORDER_Q3 14
+#define RING_ORDER_Q4 15
 
 #ifndef RING_WEAKEN
 #define RING_WEAKEN 0
@@ -62,11 +88,18 @@
 #define ring_s2_store_used_idx(p, v) RING_ORDERED_STORE(S2, p, v)
 #define ring_s3_fence() RING_ORDERED_FENCE(S3)
 #define ring_s4_fence() RING_ORDERED_FENCE(S4)
+#define ring_p1_load_flags(p) RING_ORDERED_LOAD(P1, p)
+#define ring_p2_store_flags(p, v) RING_ORDERED_STORE(P2, p, v)
+#define ring_p4_fence() RING_ORDERED_FENCE(P4)
 
 /* Driver side. */
 #define ring_d1_store_avail_idx(p, v) RING_ORDERED_STORE(D1, p, v)
 #define ring_d2_load_used_idx(p) RING_ORDERED_LOAD(D2, p)
 #define ring_d3_fence() RING_ORDERED_FENCE(D3)
 #define ring_d4_fence() RING_ORDERED_FENCE(D4)
+#define ring_q1_store_flags(p, v) RING_ORDERED_STORE(Q1, p, v)
+#define ring_q2_load_flags(p) RING_ORDERED_LOAD(Q2, p)
+#define ring_q3_fence() RING_ORDERED_FENCE(Q3)
+#define ring_q4_fence() RING_ORDERED_FENCE(Q4)
 
 #endif

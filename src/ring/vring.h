@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The wire: split virtqueue layout (virtio 1.4, 2.7), little endian on every host we build for.
+ * The wire: split and packed virtqueue layout (virtio 1.4, 2.7 and 2.8), little endian on every
+ * host we build for.
  * Both sides of the ring use these and nothing else.
  */
 #ifndef RING_VRING_H
@@ -18,6 +19,12 @@
 #define VRING_AVAIL_F_NO_INTERRUPT 1
 #define VRING_USED_F_NO_NOTIFY 1
 #define VRING_MAX_NUM 32768
+#define VRING_PACKED_F_AVAIL (1 << 7)  /* 2.8.1: equal to the wrap counter, and */
+#define VRING_PACKED_F_USED (1 << 15)  /* this one is not: available; both are: used */
+#define VRING_PACKED_WRAP (1 << 15)    /* in an index: beside the offset, the wrap counter */
+#define VRING_EVENT_F_ENABLE 0         /* 2.8.14: signal for every descriptor */
+#define VRING_EVENT_F_DISABLE 1
+#define VRING_EVENT_F_DESC 2 /* for the one that is named; only with VIRTIO_F_EVENT_IDX */
 
 struct vring_desc {
     uint64_t addr;
@@ -43,6 +50,22 @@ struct vring_used {
     struct vring_used_elem ring[]; /* then: uint16_t avail_event */
 };
 
+/* Also the form of an entry in an indirect table; there, `id` and all flags but WRITE mean nothing. */
+struct vring_packed_desc {
+    uint64_t addr;
+    uint32_t len;
+    uint16_t id;
+    uint16_t flags;
+};
+
+/* Event suppression (2.8.14). One word, and always accessed as one: an offset goes with its flags. */
+struct vring_packed_event {
+    uint32_t word; /* le16: descriptor offset and VRING_PACKED_WRAP; le16: VRING_EVENT_F_* */
+};
+#define VRING_EVENT_WORD(off_wrap, flags) ((uint32_t)(off_wrap) | (uint32_t)(flags) << 16)
+
+static_assert(sizeof(struct vring_packed_desc) == 16, "2.8.13");
+static_assert(sizeof(struct vring_packed_event) == 4, "2.8.14");
 static_assert(sizeof(struct vring_desc) == 16, "2.7.5");
 static_assert(sizeof(struct vring_avail) == 4, "2.7.6");
 static_assert(sizeof(struct vring_used_elem) == 8, "2.7.8");
@@ -66,6 +89,27 @@ static inline uint64_t vring_used_bytes(uint32_t num)
 static inline bool vring_need_event(uint16_t event, uint16_t new_idx, uint16_t old)
 {
     return (uint16_t)(new_idx - event - 1) < (uint16_t)(new_idx - old);
+}
+
+/*
+ * Packed: does the peer's word ask to be told, now that `slots` (<= num) descriptors were passed and
+ * the next one is `at` in the lap `wrap`?  An offset with the other wrap counter is one lap behind.
+ * Whatever cannot be understood counts as yes: a signal too many harms nobody.
+ */
+static inline bool vring_packed_wants(uint32_t word, bool event_idx, uint32_t num, uint16_t at,
+                                      bool wrap, uint32_t slots)
+{
+    uint32_t flags = word >> 16 & 3;
+    uint16_t event = word & (VRING_PACKED_WRAP - 1);
+
+    if (!slots || flags == VRING_EVENT_F_DISABLE) {
+        return false;
+    }
+    if (flags != VRING_EVENT_F_DESC || !event_idx) {
+        return true;
+    }
+    event = (uint16_t)(event - (!!(word & VRING_PACKED_WRAP) != wrap ? num : 0));
+    return vring_need_event(event, at, (uint16_t)(at - slots));
 }
 
 #endif

@@ -12,6 +12,8 @@
  *                           D3                         S4
  *                           look at avail_event        look at avail->idx
  *
+ * (Packed: the flags of a descriptor stand for the indices, and the fences are Q4, S3, Q3, P4.)
+ *
  * Each round both sides do their half at the same moment.  If both looks miss the other's write, one
  * side sleeps and the other does not wake it: the round is lost, for ever.  With both fences no round
  * may be lost.  Built with one fence taken away (RING_WEAKEN), a round must get lost sooner or later;
@@ -29,7 +31,9 @@
 #include "ring/ring.h"
 #include "ring/ring_drv.h"
 
-#define L RING_SPLIT
+#ifndef L
+#define L RING_SPLIT /* or RING_PACKED: the same races, over flags in place of indices */
+#endif
 #define NUM 8u
 #if defined(__x86_64__)
 #define AHEAD 800 /* ticks from "go" to the start: a cache line must get across meanwhile */
@@ -149,7 +153,7 @@ static void clean_up(void)
     uint32_t n = ring_drv_reap(L, &drv, u, NUM);
 
     for (uint32_t i = 0; i < n; i++) {
-        ring_drv_release(L, &drv, u[i].id);
+        ring_drv_release(&drv, u[i].id);
     }
 }
 
@@ -198,14 +202,15 @@ static uint32_t rounds(uint32_t max, uint32_t *lost)
 
 static bool litmus(bool event_idx, uint32_t max, uint32_t *lost)
 {
-    struct ring_drv_setup ds = {.mem = mem, .num = NUM, .event_idx = event_idx};
+    struct ring_drv_setup ds = {.mem = mem, .num = NUM, .event_idx = event_idx,
+                                .layout = L, .base = ring_drv_fresh(L)};
     pthread_t t;
 
     if (ring_drv_init(&drv, &ds)) {
         abort();
     }
     struct ring_setup rs = {.desc = drv.desc, .avail = drv.avail, .used = drv.used, .num = NUM,
-                            .event_idx = event_idx, .indirect = true,
+                            .layout = L, .base = ds.base, .event_idx = event_idx, .indirect = true,
                             .mem = gmem_local(mem, 0, sizeof(mem))};
     ring_init(&dev, &rs);
     dev.signalled_valid = true; /* no free signal for a fresh ring */
@@ -222,8 +227,8 @@ static bool litmus(bool event_idx, uint32_t max, uint32_t *lost)
     pthread_join(t, NULL);
     ring_drv_fini(&drv);
     gmem_free((struct gmem *)rs.mem);
-    printf("%s, %s: %u lost in %u rounds\n", race_is_kick ? "kick" : "signal",
-           event_idx ? "event index" : "flags", *lost, n);
+    printf("%s, %s, %s: %u lost in %u rounds\n", L == RING_PACKED ? "packed" : "split",
+           race_is_kick ? "kick" : "signal", event_idx ? "event index" : "flags", *lost, n);
     return *lost != 0;
 }
 

@@ -14,13 +14,15 @@
  *    crashes.  (TSan knows addresses, not pages, so its build maps the file once.)
  *  - Guest memory is cut into regions of a few bytes, and neighbours for the guest are far apart
  *    here: whoever runs over the end of a region reads or writes somebody else's bytes.
- *  - Frames travel in direct chains, in indirect tables, and in direct chains that end in an
- *    indirect table; the tables lie in the cut memory too.
+ *  - Frames travel in direct chains, in indirect tables, and (split only) in direct chains that end
+ *    in an indirect table; the tables lie in the cut memory too.
+ *  - All four pairs of layouts, transmit and receive ring; the packed one's size is not a power of
+ *    two.
  *  - Both sides may sleep: whoever has nothing to do asks to be woken and waits for its eventfd.  If
  *    it waits for seconds although there is work, a wake-up was lost.
- *  - Rings start just below the wrap of the 16-bit index.
+ *  - Rings start just below the wrap of the 16-bit index, or before the end of a lap.
  *
- * usage: pair_ring [frames per case [case]]      exit status 0: all frames right
+ * usage: pair_ring [frames per case [case [TX RX]]]   TX, RX: split or packed      exit status 0: all frames right
  */
 #include <errno.h>
 #include <poll.h>
@@ -36,8 +38,8 @@
 #include "ring/ring.h"
 #include "ring/ring_drv.h"
 
-#define L RING_SPLIT
 #define NUM 16u               /* ring entries */
+#define NUM_PACKED 13u        /* any number will do there */
 #define MAX_FRAME 48u         /* bytes */
 #define MAX_PARTS 4u          /* segments per chain */
 #define PARTS_BYTES 64u       /* of buffer per descriptor */
@@ -75,6 +77,7 @@ static const struct variant variants[] = {
 
 struct test {
     struct variant v;
+    enum ring_layout layout[2]; /* of the tx and the rx ring */
     uint32_t frames;
     struct shared *drv, *dev[2];
     struct gmem *mem;
@@ -84,6 +87,18 @@ struct test {
     pthread_t device; /* started once the driver has initialised the rings */
 };
 static void *device_thread(void *arg);
+
+static const char *const layout_name[] = {"split", "packed"};
+
+static uint32_t ring_num(enum ring_layout l)
+{
+    return l == RING_PACKED ? NUM_PACKED : NUM;
+}
+
+static uint16_t ring_start(enum ring_layout l)
+{
+    return l == RING_PACKED ? NUM_PACKED - 2 : 65500; /* packed: and wrap counter 0 */
+}
 
 /* --- where a byte of guest memory is: regions are shuffled by an odd multiplier --- */
 
@@ -206,14 +221,14 @@ static void end_in_table(struct test *t, struct ring_drv *r, int ring, uint16_t 
     while (r->slot[last].next != RING_DRV_NONE) {
         last = r->slot[last].next;
     }
-    table[0] = table[1] = r->desc[last];
+    table[0] = table[1] = r->table[last];
     table[0].flags |= VRING_DESC_F_NEXT;
     table[0].next = 1;
     table[0].len /= 2;
     table[1].addr += table[0].len;
     table[1].len -= table[0].len;
     drv_write(t, table_gpa(ring, last), table, sizeof(table));
-    r->desc[last] = (struct vring_desc){
+    r->table[last] = (struct vring_desc){
         .addr = table_gpa(ring, last), .len = sizeof(table), .flags = VRING_DESC_F_INDIRECT};
 }
 
@@ -221,6 +236,7 @@ static void end_in_table(struct test *t, struct ring_drv *r, int ring, uint16_t 
 static bool post(struct test *t, struct drv *d, int ring, const uint8_t *frame, uint32_t len)
 {
     struct ring_drv *r = ring ? &d->rx : &d->tx;
+    const enum ring_layout l = t->layout[ring];
     uint32_t salt = d->form++ * 2654435761u, n = 1 + (salt >> 3) % MAX_PARTS, form = salt % 3;
     uint32_t slot;
     struct ring_seg seg[MAX_PARTS];
@@ -228,7 +244,7 @@ static bool post(struct test *t, struct drv *d, int ring, const uint8_t *frame, 
     if (ring_drv_n_free(r) < MAX_PARTS) {
         return false;
     }
-    slot = r->free[r->free_head & (NUM - 1)]; /* the head that add() will take */
+    slot = r->free[r->free_head & r->free_mask]; /* the head that add() will take */
     uint64_t gpa = buf_gpa(ring, slot);
     if (frame) {
         drv_write(t, gpa, frame, len);
@@ -238,12 +254,12 @@ static bool post(struct test *t, struct drv *d, int ring, const uint8_t *frame, 
     if (form == 0) {
         struct vring_desc table[MAX_PARTS];
 
-        id = ring_drv_add_indirect(L, r, table, table_gpa(ring, slot), seg, ring ? 0 : n,
+        id = ring_drv_add_indirect(l, r, table, table_gpa(ring, slot), seg, ring ? 0 : n,
                                    ring ? n : 0, (void *)(uintptr_t)gpa);
         drv_write(t, table_gpa(ring, slot), table, n * 16);
     } else {
-        id = ring_drv_add(L, r, seg, ring ? 0 : n, ring ? n : 0, (void *)(uintptr_t)gpa);
-        if (form == 1) {
+        id = ring_drv_add(l, r, seg, ring ? 0 : n, ring ? n : 0, (void *)(uintptr_t)gpa);
+        if (form == 1 && l == RING_SPLIT) {
             end_in_table(t, r, ring, (uint16_t)id);
         }
     }
@@ -254,7 +270,7 @@ static bool post(struct test *t, struct drv *d, int ring, const uint8_t *frame, 
 static uint32_t receive(struct test *t, struct drv *d, uint32_t seq)
 {
     struct ring_drv_used u[NUM];
-    uint32_t n = ring_drv_reap(L, &d->rx, u, NUM);
+    uint32_t n = ring_drv_reap(t->layout[1], &d->rx, u, NUM);
     uint8_t got[PARTS_BYTES], want[PARTS_BYTES];
 
     for (uint32_t i = 0; i < n; i++, seq++) {
@@ -263,11 +279,11 @@ static uint32_t receive(struct test *t, struct drv *d, uint32_t seq)
         if (u[i].len != frame_len(seq) || memcmp(got, want, u[i].len)) {
             t->wrong = "a frame came back out of order or with other bytes";
         }
-        ring_drv_release(L, &d->rx, u[i].id);
+        ring_drv_release(&d->rx, u[i].id);
     }
     while (post(t, d, 1, NULL, MAX_FRAME)) {
     }
-    if (ring_drv_publish(L, &d->rx)) {
+    if (ring_drv_publish(t->layout[1], &d->rx)) {
         wake(t->kick);
     }
     return n;
@@ -276,14 +292,14 @@ static uint32_t receive(struct test *t, struct drv *d, uint32_t seq)
 static uint32_t transmit(struct test *t, struct drv *d, uint32_t seq)
 {
     struct ring_drv_used u[NUM];
-    uint32_t n = ring_drv_reap(L, &d->tx, u, NUM), sent = 0;
+    uint32_t n = ring_drv_reap(t->layout[0], &d->tx, u, NUM), sent = 0;
     uint8_t frame[MAX_FRAME];
 
     for (uint32_t i = 0; i < n; i++) {
         if (u[i].len) {
             t->wrong = "a transmit chain came back with a length";
         }
-        ring_drv_release(L, &d->tx, u[i].id);
+        ring_drv_release(&d->tx, u[i].id);
     }
     while (seq + sent < t->frames) {
         frame_fill(frame, seq + sent);
@@ -292,7 +308,7 @@ static uint32_t transmit(struct test *t, struct drv *d, uint32_t seq)
         }
         sent++;
     }
-    if (ring_drv_publish(L, &d->tx)) {
+    if (ring_drv_publish(t->layout[0], &d->tx)) {
         wake(t->kick);
     }
     return sent;
@@ -302,15 +318,16 @@ static void drive(struct test *t)
 {
     struct drv d = {0};
     uint32_t sent = 0, got = 0, idle = 0;
-    struct ring_drv_setup s = {.num = NUM, .base = 65500, .event_idx = t->v.event_idx};
 
-    s.mem = t->drv->tx;
-    if (ring_drv_init(&d.tx, &s)) {
-        abort();
-    }
-    s.mem = t->drv->rx;
-    if (ring_drv_init(&d.rx, &s)) {
-        abort();
+    for (int i = 0; i < 2; i++) {
+        const enum ring_layout l = t->layout[i];
+        struct ring_drv_setup s = {.layout = l, .mem = i ? t->drv->rx : t->drv->tx,
+                                   .num = ring_num(l), .base = ring_start(l),
+                                   .event_idx = t->v.event_idx};
+
+        if (ring_drv_init(i ? &d.rx : &d.tx, &s)) {
+            abort();
+        }
     }
     if (pthread_create(&t->device, NULL, device_thread, t)) {
         abort();
@@ -328,13 +345,13 @@ static void drive(struct test *t)
         } else if (!t->v.sleepy || ++idle < 4) {
             sched_yield();
         } else {
-            bool rx = ring_drv_arm(L, &d.rx), tx = ring_drv_arm(L, &d.tx), work = rx || tx;
+            bool rx = ring_drv_arm(t->layout[1], &d.rx), tx = ring_drv_arm(t->layout[0], &d.tx), work = rx || tx;
             if (!work && !wait_for(t->call)) {
                 t->wrong = "the driver slept although the device had used something";
             }
             t->sleeps[0] += !work;
-            ring_drv_disarm(L, &d.rx);
-            ring_drv_disarm(L, &d.tx);
+            ring_drv_disarm(t->layout[1], &d.rx);
+            ring_drv_disarm(t->layout[0], &d.tx);
             idle = 0;
         }
     }
@@ -373,8 +390,8 @@ struct device {
 
 static uint32_t move(struct test *t, struct device *d)
 {
-    uint32_t have = ring_dev_peek(L, &d->tx, &d->btx, NUM / 2);
-    uint32_t room = ring_dev_peek(L, &d->rx, &d->brx, NUM / 2);
+    uint32_t have = ring_dev_peek(t->layout[0], &d->tx, &d->btx, NUM / 2);
+    uint32_t room = ring_dev_peek(t->layout[1], &d->rx, &d->brx, NUM / 2);
     uint32_t lens[RING_BURST], n = MIN(have, room);
 
     for (uint32_t i = 0; i < n; i++) {
@@ -387,8 +404,8 @@ static uint32_t move(struct test *t, struct device *d)
         }
         lens[i] = copy_chain(t, &d->brx, &d->brx.chain[i], frame, len, true);
     }
-    bool signal = ring_dev_commit(L, &d->rx, &d->brx, n, lens);
-    signal |= ring_dev_commit(L, &d->tx, &d->btx, n, NULL);
+    bool signal = ring_dev_commit(t->layout[1], &d->rx, &d->brx, n, lens);
+    signal |= ring_dev_commit(t->layout[0], &d->tx, &d->btx, n, NULL);
     if (signal) {
         wake(t->call);
     }
@@ -397,10 +414,12 @@ static uint32_t move(struct test *t, struct device *d)
 
 static void device_ring(const struct test *t, struct ring *r, uint8_t *mem, bool write)
 {
-    struct ring_setup s = {.desc = mem, .avail = mem + ring_drv_avail_at(NUM),
-                           .used = mem + ring_drv_used_at(NUM), .num = NUM, .base = 65500,
-                           .event_idx = t->v.event_idx, .indirect = true, .write = write,
-                           .mem = t->mem};
+    const enum ring_layout l = t->layout[write];
+    const uint32_t num = ring_num(l);
+    struct ring_setup s = {.layout = l, .desc = mem, .avail = mem + ring_drv_avail_at(num),
+                           .used = mem + ring_drv_used_at(num), .num = num,
+                           .base = ring_start(l), .event_idx = t->v.event_idx, .indirect = true,
+                           .write = write, .mem = t->mem};
 
     ring_init(r, &s);
 }
@@ -426,15 +445,15 @@ static void *device_thread(void *arg)
             sched_yield();
         } else {
             /* Work needs both rings: sleep when one of them has nothing. */
-            bool tx = ring_dev_arm(L, &d->tx), rx = ring_dev_arm(L, &d->rx);
+            bool tx = ring_dev_arm(t->layout[0], &d->tx), rx = ring_dev_arm(t->layout[1], &d->rx);
             if (!(tx && rx)) {
                 t->sleeps[1]++;
                 if (!wait_for(t->kick)) {
                     t->wrong = "the device slept although the driver had published something";
                 }
             }
-            ring_dev_disarm(L, &d->tx);
-            ring_dev_disarm(L, &d->rx);
+            ring_dev_disarm(t->layout[0], &d->tx);
+            ring_dev_disarm(t->layout[1], &d->rx);
             idle = 0;
         }
     }
@@ -452,9 +471,9 @@ static struct shared *map(int fd)
     return p;
 }
 
-static bool run(const struct variant *v, uint32_t frames)
+static bool run(const struct variant *v, enum ring_layout tx, enum ring_layout rx, uint32_t frames)
 {
-    struct test t = {.v = *v, .frames = frames, .kick = eventfd(0, 0), .call = eventfd(0, 0)};
+    struct test t = {.v = *v, .layout = {tx, rx}, .frames = frames, .kick = eventfd(0, 0), .call = eventfd(0, 0)};
     int fd = memfd_create("pair", 0);
 
     if (ftruncate(fd, sizeof(struct shared))) {
@@ -471,8 +490,8 @@ static bool run(const struct variant *v, uint32_t frames)
     drive(&t);
     wake(t.kick); /* the device may still wait for more */
     pthread_join(t.device, NULL);
-    printf("%s: regions of %u bytes, %s, %s: %u frames, driver slept %llu times, device %llu%s%s\n",
-           t.wrong ? "not ok" : "ok", v->cut, v->event_idx ? "event index" : "flags",
+    printf("%s: %s to %s, regions of %u bytes, %s, %s: %u frames, driver slept %llu times, device %llu%s%s\n",
+           t.wrong ? "not ok" : "ok", layout_name[tx], layout_name[rx], v->cut, v->event_idx ? "event index" : "flags",
            v->sleepy ? "sleeping" : "polling", frames, (unsigned long long)t.sleeps[0],
            (unsigned long long)t.sleeps[1], t.wrong ? ": " : "", t.wrong ? t.wrong : "");
     fflush(stdout);
@@ -494,9 +513,12 @@ int main(int argc, char **argv)
     int only = argc > 2 ? atoi(argv[2]) : -1;
     bool ok = true;
 
-    for (unsigned i = 0; i < ARRAY_SIZE(variants); i++) {
-        if (only < 0 || only == (int)i) {
-            ok &= run(&variants[i], frames);
+    for (unsigned i = 0; i < 4 * ARRAY_SIZE(variants); i++) {
+        enum ring_layout tx = i & 1 ? RING_PACKED : RING_SPLIT, rx = i & 2 ? RING_PACKED : RING_SPLIT;
+
+        if ((only < 0 || only == (int)i / 4) &&
+            (argc < 5 || (!strcmp(argv[3], layout_name[tx]) && !strcmp(argv[4], layout_name[rx])))) {
+            ok &= run(&variants[i / 4], tx, rx, frames);
         }
     }
     return ok ? 0 : 1;

@@ -232,7 +232,7 @@ static void cross(struct side *from, struct side *to, uint32_t n, uint32_t n_seg
     kick(to, 0);
     u = next_used(from->tx);
     assert_ptr_equal(u.token, p);
-    ring_drv_release(RING_SPLIT, from->tx, u.id);
+    ring_drv_release(from->tx, u.id);
 }
 
 static void plug_both(bool server, unsigned n_regions)

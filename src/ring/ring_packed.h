@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Packed layout (virtio 1.4, 2.8), device side.  Included by ring/ring.h only; contracts are there.
+ *
+ * One ring of descriptors that driver and device write in turn.  A chain lies in neighbouring
+ * slots, its id is in the last of them, and its used entry goes into the first; the device goes on
+ * behind the chain.  A chain that was taken in order is used in order, so one position serves both.
+ *
+ *   driver writes:  addr, len, id, the rest of the chain, then the head's flags    P1 orders our
+ * reads device writes:  payload, id, len, other used entries, then the first's flags   P2 orders
+ * our writes desc.flags, fence S3, then look at the driver event      or a wake-up is lost device
+ * event, fence P4, then look at desc.flags          or a kick is lost
+ *
+ * Only the head of a chain is asked whether it is available: the driver turns it last.  Its flags
+ * are read once, and before everything else in the chain.
+ *
+ * Rejected: reading len, id and flags as one word.  It would save a load, but not on 32 bits, and
+ * no ordering of the memory model speaks of accesses of different width.
+ */
+#ifndef RING_RING_PACKED_H
+#define RING_RING_PACKED_H
+
+#include "ring/ring_order.h"
+
+#define PACKED_STATE (VRING_PACKED_F_AVAIL | VRING_PACKED_F_USED)
+#define PACKED_KNOWN (PACKED_STATE | VRING_DESC_F_NEXT | VRING_DESC_F_WRITE | VRING_DESC_F_INDIRECT)
+
+/* What the state bits of a descriptor are when it is available, or used, in this lap. */
+static ALWAYS_INLINE uint16_t packed_avail_bits(bool wrap)
+{
+    return wrap ? VRING_PACKED_F_AVAIL : VRING_PACKED_F_USED;
+}
+static ALWAYS_INLINE uint16_t packed_used_bits(bool wrap)
+{
+    return wrap ? PACKED_STATE : 0;
+}
+
+/*
+ * A chain of more than one plain descriptor, whose head at slot `at` is available and has these
+ * flags.  At most `room` slots can be its own.  Fills in c; cold enough to live out of line
+ * (ring_dev.c).  False if it is not to be taken: the ring is broken, or c->fault is RING_RETRY.
+ */
+bool packed_walk_chain(struct ring *r, const struct gmem *mem, struct ring_burst *b,
+                       struct ring_chain *c, uint32_t at, uint16_t flags, uint32_t room);
+
+static ALWAYS_INLINE uint32_t packed_dev_peek(struct ring *r, struct ring_burst *b, uint32_t max)
+{
+    const struct vring_packed_desc *desc = GUEST_PTR(const struct vring_packed_desc, r->pdesc);
+    const uint32_t num = r->num;
+    uint16_t plain = (uint16_t)(packed_avail_bits(r->wrap) | (r->write ? VRING_DESC_F_WRITE : 0));
+    uint32_t at = r->idx, taken = at, limit = MIN(max, num), i;
+    struct ring_chain *c = b->chain;
+
+    b->n = 0;
+    b->n_pool = 0;
+    if (unlikely(r->broken)) {
+        return 0;
+    }
+    for (i = 0; i < limit; i++, c++) {
+        const struct vring_packed_desc *d = &desc[at];
+        uint16_t flags = ring_p1_load_flags(&d->flags);
+
+        if (likely((flags & PACKED_KNOWN) == plain)) {
+            c->seg.addr = read_once(&d->addr);
+            c->seg.len = read_once(&d->len);
+            c->seg.flags = flags;
+            c->seg.slots = 1;
+            c->meta = RING_META_PLAIN(read_once(&d->id));
+            at++;
+        } else if ((flags ^ plain) & PACKED_STATE) {
+            break;
+        } else {
+            uint32_t before = at >= taken ? at - taken : at + num - taken; /* in this burst */
+
+            if (!packed_walk_chain(r, load_acquire(&r->mem), b, c, at, flags, num - before)) {
+                break;
+            }
+            at += c->seg.slots;
+            before += c->seg.slots;
+            limit = MIN(limit, i + 1 + num - before); /* never round the ring */
+        }
+        if (unlikely(at >= num)) {
+            at -= num;
+            plain ^= PACKED_STATE;
+        }
+    }
+    b->n = i;
+    return i;
+}
+
+static ALWAYS_INLINE void packed_dev_publish(struct ring *r, const struct ring_burst *b, uint32_t n,
+                                             const uint32_t *lens)
+{
+    /* len, id and flags in one store: nobody looks at this one before the first has turned */
+    typedef uint64_t len_id_flags __attribute__((may_alias));
+    struct vring_packed_desc *desc = GUEST_PTR(struct vring_packed_desc, r->pdesc), *first;
+    const uint16_t written = lens ? VRING_DESC_F_WRITE : 0;
+    const struct ring_chain *c = b->chain;
+    const uint32_t num = r->num, from = r->idx;
+    uint16_t flags = packed_used_bits(r->wrap) | written, first_flags = flags;
+    uint32_t at = from;
+
+    first = &desc[from];
+    *(volatile uint32_t *)&first->len = lens ? lens[0] : 0;
+    *(volatile uint16_t *)&first->id = c->id;
+    for (uint32_t i = 1;; i++) {
+        at += c++->seg.slots;
+        if (unlikely(at >= num)) {
+            at -= num;
+            flags ^= PACKED_STATE;
+        }
+        if (i >= n) {
+            break;
+        }
+        *(volatile len_id_flags *)&desc[at].len =
+            (lens ? lens[i] : 0) | (uint64_t)c->id << 32 | (uint64_t)flags << 48;
+    }
+    r->wrap = flags & VRING_PACKED_F_AVAIL;
+    r->idx = (uint16_t)at;
+    r->signalled = (uint16_t)MIN(num, r->signalled + (at > from ? at - from : at + num - from));
+    ring_p2_store_flags(&first->flags, first_flags);
+}
+
+static ALWAYS_INLINE bool packed_dev_signal_due(struct ring *r)
+{
+    uint32_t slots = r->signalled;
+
+    r->signalled = 0;
+    if (unlikely(!r->signalled_valid)) {
+        r->signalled_valid = true;
+        return true;
+    }
+    return vring_packed_wants(read_once(GUEST_PTR(const uint32_t, &r->driver_event->word)),
+                              r->event_idx, r->num, r->idx, r->wrap, slots);
+}
+
+static ALWAYS_INLINE bool packed_dev_more(struct ring *r)
+{
+    uint16_t flags = read_once(GUEST_PTR(const uint16_t, &r->pdesc[r->idx].flags));
+
+    return (flags & PACKED_STATE) == packed_avail_bits(r->wrap);
+}
+
+static ALWAYS_INLINE bool packed_dev_arm(struct ring *r)
+{
+    uint32_t wish = r->event_idx ? VRING_EVENT_WORD(ring_base(r), VRING_EVENT_F_DESC)
+                                 : VRING_EVENT_WORD(0, VRING_EVENT_F_ENABLE);
+
+    if (r->broken) {
+        return false;
+    }
+    write_once(GUEST_PTR(uint32_t, &r->device_event->word), wish);
+    r->armed = true;
+    ring_p4_fence(); /* the request before the last look */
+    return packed_dev_more(r);
+}
+
+static ALWAYS_INLINE void packed_dev_disarm(struct ring *r)
+{
+    write_once(GUEST_PTR(uint32_t, &r->device_event->word),
+               VRING_EVENT_WORD(0, VRING_EVENT_F_DISABLE));
+    r->armed = false;
+}
+
+#endif
