@@ -160,21 +160,21 @@ enum check { CHECK_NOT, CHECK_RAW, CHECK_TCP };
 #define SAMPLE     17u /* one TCP frame in so many is compared whole: no divisor of a ring's size */
 #define PROBE      64u
 #define PROBES     23u /* places in a buffer */
+#define PROBE_EACH 11u /* buffers of a long frame */
 #define AT_TCP_SEQ 38u
 
-/* Where the i-th buffer from now is looked at: one cache line. */
-static ALWAYS_INLINE uint32_t probe_at(const struct flow *f, uint32_t i)
+/* Where the buffer at hand is looked at: one cache line. */
+static ALWAYS_INLINE uint32_t probe_at(const struct flow *f)
 {
-    return (f->probe + i) % PROBES * PROBE;
+    return f->probe % PROBES * PROBE;
 }
 
-static ALWAYS_INLINE void prefetch(const struct flow *f, const struct ring_drv_used *u, uint32_t i,
-                                   const enum check check)
+/* The i-th buffer from now. What follows in a long frame is left where it is: see gen_tcp.c. */
+static ALWAYS_INLINE void prefetch(const struct flow *f, const struct ring_drv_used *u, uint32_t i)
 {
-    __builtin_prefetch(u->token);
-    __builtin_prefetch((const uint8_t *)u->token + CACHE_LINE);
-    if (check == CHECK_TCP) {
-        __builtin_prefetch((const uint8_t *)u->token + probe_at(f, i));
+    if (likely(f->more <= i)) {
+        __builtin_prefetch(u->token);
+        __builtin_prefetch((const uint8_t *)u->token + CACHE_LINE);
     }
 }
 
@@ -239,7 +239,11 @@ static ALWAYS_INLINE bool tcp_payload(struct flow *f, const uint8_t *buf, uint32
     if (f->whole || len < PROBE) {
         return !memcmp(buf + from, want, len);
     }
-    uint32_t at = MIN(MAX(probe_at(f, 0), from) - from, len - PROBE);
+    if (!from && f->more % PROBE_EACH) {
+        return true;
+    }
+    f->probe++;
+    uint32_t at = MIN(MAX(probe_at(f), from) - from, len - PROBE);
     return same_bytes(buf + from + at, want + at, PROBE);
 }
 
@@ -255,7 +259,6 @@ static ALWAYS_INLINE void check_tcp(struct gen *g, struct flow *f, const struct 
         }
     }
     f->bad |= !tcp_payload(f, u->token, from, u->len - from);
-    f->probe++;
     if (--f->more) {
         return;
     }
@@ -297,11 +300,11 @@ static ALWAYS_INLINE uint32_t turn_rx(struct gen *g, struct flow *f, const enum 
 
         n = ring_drv_reap(RING_SPLIT, rx, u, n);
         for (uint32_t i = 0; i < MIN(n, AHEAD); i++) {
-            prefetch(f, &u[i], i, check);
+            prefetch(f, &u[i], i);
         }
         for (uint32_t i = 0; i < n; i++) {
             if (i + AHEAD < n) {
-                prefetch(f, &u[i + AHEAD], AHEAD, check);
+                prefetch(f, &u[i + AHEAD], AHEAD);
             }
             if (check == CHECK_TCP) {
                 check_tcp(g, f, &u[i]);
