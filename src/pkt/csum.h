@@ -59,26 +59,37 @@ typedef uint64_t csum_lanes __attribute__((vector_size(16)));
 typedef csum_lanes csum_lanes_una __attribute__((aligned(1), may_alias));
 #define CSUM_STEP ((uint32_t)sizeof(csum_lanes))
 
-/* Sum len bytes at s, and move them to d unless it is NULL: each byte is loaded once. */
-static ALWAYS_INLINE uint64_t csum_move(uint8_t *d, const uint8_t *s, uint32_t len)
+/* The load at csum_last + n keeps the last n bytes of a vector. */
+static const uint8_t csum_last[2 * CSUM_STEP] = {[CSUM_STEP ... 2 * CSUM_STEP - 1] = 0xff};
+
+/* Words of 32 bits: the upper ones are summed by themselves, the lower ones as what is missing to
+ * the sum of both. That is one operation less than taking each apart. */
+struct csum_acc {
+    csum_lanes both, high;
+};
+
+static ALWAYS_INLINE void csum_take(struct csum_acc *a, csum_lanes v)
 {
-    csum_lanes low = {0}, high = {0};
+    a->both += v;
+    a->high += v >> 32;
+}
+
+static ALWAYS_INLINE uint64_t csum_total(const struct csum_acc *a)
+{
+    csum_lanes lane = a->both - (a->high << 32) + a->high;
     uint64_t sum = 0;
 
-    for (; len >= CSUM_STEP; len -= CSUM_STEP, s += CSUM_STEP) {
-        csum_lanes v = *(const csum_lanes_una *)s;
-
-        low += v & 0xffffffff;
-        high += v >> 32;
-        if (d) {
-            *(csum_lanes_una *)d = v;
-            d += CSUM_STEP;
-        }
-    }
-    low += high;
     for (unsigned i = 0; i < CSUM_STEP / 8; i++) {
-        sum += low[i];
+        sum += lane[i];
     }
+    return sum;
+}
+
+/* What is shorter than a vector, or ends at an odd place behind some. */
+static ALWAYS_INLINE uint64_t csum_move_words(uint8_t *d, const uint8_t *s, uint32_t len)
+{
+    uint64_t sum = 0;
+
     for (; len >= 8; len -= 8, s += 8) {
         uint64_t v = *(const u64_una *)s;
 
@@ -98,6 +109,51 @@ static ALWAYS_INLINE uint64_t csum_move(uint8_t *d, const uint8_t *s, uint32_t l
         }
     }
     return sum;
+}
+
+/* Sum len bytes at s, and move them to d unless it is NULL.  Bytes in front of the end may be read and
+ * written twice, as in copy_bytes(): if the sender changes them meanwhile, its sum is wrong. */
+static ALWAYS_INLINE uint64_t csum_move(uint8_t *d, const uint8_t *s, uint32_t len)
+{
+    struct csum_acc a = {{0}, {0}};
+
+    if (len < CSUM_STEP) {
+        return csum_move_words(d, s, len);
+    }
+    for (; len >= 2 * CSUM_STEP; len -= 2 * CSUM_STEP, s += 2 * CSUM_STEP) {
+        csum_lanes v = *(const csum_lanes_una *)s, w = *(const csum_lanes_una *)(s + CSUM_STEP);
+
+        csum_take(&a, v);
+        csum_take(&a, w);
+        if (d) {
+            *(csum_lanes_una *)d = v;
+            *(csum_lanes_una *)(d + CSUM_STEP) = w;
+            d += 2 * CSUM_STEP;
+        }
+    }
+    if (len >= CSUM_STEP) {
+        csum_lanes v = *(const csum_lanes_una *)s;
+
+        csum_take(&a, v);
+        if (d) {
+            *(csum_lanes_una *)d = v;
+            d += CSUM_STEP;
+        }
+        len -= CSUM_STEP;
+        s += CSUM_STEP;
+    }
+    if (unlikely(len & 1)) { /* the last vector would begin in the middle of a word */
+        return csum_total(&a) + csum_move_words(d, s, len);
+    }
+    if (len) {
+        csum_lanes v = *(const csum_lanes_una *)(s + len - CSUM_STEP);
+
+        csum_take(&a, v & *(const csum_lanes_una *)(csum_last + len));
+        if (d) {
+            *(csum_lanes_una *)(d + len - CSUM_STEP) = v;
+        }
+    }
+    return csum_total(&a);
 }
 
 static ALWAYS_INLINE void csum_bytes(struct csum *c, const void *src, uint32_t len)

@@ -62,12 +62,11 @@ static void fill_ipv4_sum(uint8_t *ip)
     memcpy(ip + 10, &sum, 2);
 }
 
-/* Lengths of the network header for n bytes behind the segment's headers. */
-static void set_ip_len(uint8_t *ip, uint8_t version, uint32_t hdr_len, uint32_t n, uint32_t index)
+/* Lengths of the network header for n bytes behind the fragment's headers. */
+static void set_ip_len(uint8_t *ip, uint8_t version, uint32_t hdr_len, uint32_t n)
 {
     if (version == 4) {
         put_be16(ip + 2, hdr_len + n);
-        put_be16(ip + 4, get_be16(ip + 4) + index);
         fill_ipv4_sum(ip);
     } else {
         put_be16(ip + 4, hdr_len + n - 40);
@@ -101,35 +100,6 @@ static void begin_fragments(struct segmenter *s)
     s->frag_id = (uint32_t)clock_ns() * 2654435761u; /* unlike the one before */
 }
 
-int segmenter_init(struct segmenter *s, const struct pkt *p, uint16_t takes)
-{
-    *s = (struct segmenter){
-        .p = p,
-        .carries = p->offload & ~takes,
-        .partial = takes & OFFLOAD_CSUM && !(p->offload & OFFLOAD_WHOLE_SUM),
-    };
-    memcpy(&s->h, p->data - VNET_HDR_LEN, sizeof(s->h));
-    if (!(s->carries & OFFLOAD_GSO)) {
-        return DROP_N;
-    }
-    if (s->h.gso_size < OFFLOAD_MIN_SEGMENT) {
-        return DROP_GSO_TINY;
-    }
-    s->place = pkt_find_l4(p->data, p->snap_len);
-    if (!s->place.l4 || s->place.l4 != s->h.csum_start ||
-        s->h.hdr_len > SEGMENT_HEAD_MAX - IPV6_FRAGMENT_LEN) {
-        return DROP_BAD_GSO; /* not what was checked: more than a tag was put in front */
-    }
-    if (s->carries & OFFLOAD_UFO) {
-        begin_fragments(s);
-        return DROP_N;
-    }
-    s->hdr_len = s->h.hdr_len;
-    s->step = s->h.gso_size;
-    s->next = s->hdr_len;
-    return DROP_N;
-}
-
 /* The frame stays one: untouched, or with its checksum completed. */
 static void whole(struct segmenter *s, struct segment *out)
 {
@@ -147,32 +117,84 @@ static void whole(struct segmenter *s, struct segment *out)
     s->next = s->p->len;
 }
 
+/* What follows from the length of the segment: nothing but the last one differs. */
+static void set_lengths(struct segmenter *s, uint32_t payload)
+{
+    uint8_t *ip = s->head + s->place.l3, *l4 = s->head + s->place.l4;
+    const uint32_t l4_len = s->hdr_len - s->place.l4 + payload;
+    const uint32_t sum_at = s->place.l4 + s->h.csum_offset;
+
+    if (s->place.ip == 4) {
+        put_be16(ip + 2, s->hdr_len - s->place.l3 + payload);
+    } else {
+        put_be16(ip + 4, s->hdr_len - s->place.l3 + payload - 40);
+    }
+    if (s->carries & OFFLOAD_USO) {
+        put_be16(l4 + 4, l4_len);
+    }
+    memcpy(s->head + sum_at, s->p->data + sum_at, 2);
+    adapt_pseudo_sum(s->head + sum_at, s->p->len - s->place.l4, l4_len);
+}
+
 static void tcp_segment(const struct segmenter *s, uint8_t *tcp, bool last)
 {
-    uint32_t seq = (uint32_t)get_be16(tcp + 4) << 16 | get_be16(tcp + 6);
+    const uint8_t *first = s->p->data + s->place.l4;
+    uint32_t seq = (uint32_t)get_be16(first + 4) << 16 | get_be16(first + 6);
+    uint8_t drop = (last ? 0 : TCP_FIN_PSH) | (s->index ? TCP_CWR : 0);
 
     put_be32(tcp + 4, seq + s->index * s->step);
-    if (!last) {
-        tcp[13] &= (uint8_t)~TCP_FIN_PSH;
-    }
-    if (s->index) {
-        tcp[13] &= (uint8_t)~TCP_CWR;
+    tcp[13] = first[13] & (uint8_t)~drop;
+}
+
+/* Next identification, and the checksum over it and the length. */
+static void ipv4_segment(const struct segmenter *s, uint8_t *ip)
+{
+    struct csum c = {.sum = s->ip_sum};
+    uint16_t len, id, sum;
+
+    put_be16(ip + 4, get_be16(s->p->data + s->place.l3 + 4) + s->index);
+    memcpy(&len, ip + 2, 2);
+    memcpy(&id, ip + 4, 2);
+    c.sum += (uint32_t)len + id;
+    sum = csum_field(&c, false);
+    memcpy(ip + 10, &sum, 2);
+}
+
+/* All segments have the headers of the first, and few bytes change from one to the next. */
+static void begin_heads(struct segmenter *s)
+{
+    uint8_t *ip = s->head + s->place.l3;
+
+    memcpy(s->head, s->p->data, s->hdr_len);
+    if (s->place.ip == 4) {
+        struct csum c = {0};
+
+        memset(ip + 2, 0, 4);
+        memset(ip + 10, 0, 2);
+        csum_bytes(&c, ip, (ip[0] & 15u) * 4);
+        s->ip_sum = csum_fold(c.sum);
     }
 }
 
 static void transport_segment(struct segmenter *s, struct segment *out)
 {
-    uint8_t *ip = out->buf + s->place.l3, *l4 = out->buf + s->place.l4;
-    uint32_t l4_len = s->hdr_len - s->place.l4 + out->len;
+    uint8_t *l4 = s->head + s->place.l4;
+
+    out->head = s->head;
+    out->head_len = s->hdr_len;
+    out->from = s->next;
+    out->len = MIN(s->step, s->p->len - s->next);
     bool last = out->from + out->len == s->p->len;
 
-    set_ip_len(ip, s->place.ip, s->hdr_len - s->place.l3, out->len, s->index);
-    if (s->carries & OFFLOAD_USO) {
-        put_be16(l4 + 4, l4_len);
-    } else {
+    if (!s->index || last) {
+        set_lengths(s, out->len);
+    }
+    if (s->place.ip == 4) {
+        ipv4_segment(s, s->head + s->place.l3);
+    }
+    if (!(s->carries & OFFLOAD_USO)) {
         tcp_segment(s, l4, last);
     }
-    adapt_pseudo_sum(l4 + s->h.csum_offset, s->p->len - s->place.l4, l4_len);
     if (s->partial) {
         out->h.flags = VNET_F_NEEDS_CSUM;
         out->h.csum_start = s->h.csum_start;
@@ -222,7 +244,36 @@ static void ip_fragment(struct segmenter *s, struct segment *out)
     if (s->place.ip == 4) {
         put_be16(ip + 6, offset / 8 | (more ? IP_MORE_FRAGMENTS : 0));
     }
-    set_ip_len(ip, s->place.ip, out->head_len - s->place.l3, out->len, 0);
+    set_ip_len(ip, s->place.ip, out->head_len - s->place.l3, out->len);
+}
+
+int segmenter_init(struct segmenter *s, const struct pkt *p, uint16_t takes)
+{
+    s->p = p;
+    s->carries = p->offload & ~takes;
+    s->partial = takes & OFFLOAD_CSUM && !(p->offload & OFFLOAD_WHOLE_SUM);
+    s->step = s->next = s->index = 0;
+    memcpy(&s->h, p->data - VNET_HDR_LEN, sizeof(s->h));
+    if (!(s->carries & OFFLOAD_GSO)) {
+        return DROP_N;
+    }
+    if (s->h.gso_size < OFFLOAD_MIN_SEGMENT) {
+        return DROP_GSO_TINY;
+    }
+    s->place = pkt_find_l4(p->data, p->snap_len);
+    if (!s->place.l4 || s->place.l4 != s->h.csum_start ||
+        s->h.hdr_len > SEGMENT_HEAD_MAX - IPV6_FRAGMENT_LEN) {
+        return DROP_BAD_GSO; /* not what was checked: more than a tag was put in front */
+    }
+    if (s->carries & OFFLOAD_UFO) {
+        begin_fragments(s);
+        return DROP_N;
+    }
+    s->hdr_len = s->h.hdr_len;
+    s->step = s->h.gso_size;
+    s->next = s->hdr_len;
+    begin_heads(s);
+    return DROP_N;
 }
 
 bool segmenter_next(struct segmenter *s, struct segment *out)
@@ -236,14 +287,11 @@ bool segmenter_next(struct segmenter *s, struct segment *out)
         return true;
     }
     out->h = (struct vnet_hdr){.num_buffers = 1};
-    out->head = out->buf;
-    memcpy(out->buf, s->p->data, s->hdr_len);
     if (s->carries & OFFLOAD_UFO) {
+        out->head = out->buf;
+        memcpy(out->buf, s->p->data, s->hdr_len);
         ip_fragment(s, out);
     } else {
-        out->head_len = s->hdr_len;
-        out->from = s->next;
-        out->len = MIN(s->step, s->p->len - s->next);
         transport_segment(s, out);
     }
     s->next = out->from + out->len;

@@ -25,7 +25,7 @@
 
 struct segment {
     struct vnet_hdr h;     /* for this receiver; num_buffers = 1 */
-    const uint8_t *head;   /* in the snapshot or in buf */
+    const uint8_t *head;   /* in the snapshot, in the segmenter (until the next one), or in buf */
     uint32_t head_len;
     uint32_t from, len;    /* payload, as offsets in the packet */
     uint16_t sum_from, sum_at; /* offsets in the segment; sum_at 0: nothing to complete */
@@ -45,6 +45,8 @@ struct segmenter {
     uint32_t index;
     uint32_t frag_id;     /* UFO over IPv6 */
     uint16_t whole_sum;   /* UFO: of the datagram */
+    uint32_t ip_sum;      /* TSO, USO: of the IPv4 header without what changes */
+    uint8_t head[SEGMENT_HEAD_MAX]; /* TSO, USO: headers of the segment at hand */
 };
 
 /* Begin with p for a receiver that takes `takes`. DROP_N, or why it cannot have it. */

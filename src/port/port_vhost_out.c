@@ -14,6 +14,8 @@
 #include "pkt/csum.h"
 #include "port/port_vhost.h"
 
+#define AHEAD 6 /* chains; see port_vhost_hot.c */
+
 /* Write position in the chains of one burst. */
 struct out_pos {
     const struct ring_burst *rb;
@@ -141,6 +143,80 @@ static bool out_segment(struct out_pos o, const struct pkt *p, struct segment *s
            out_bytes(&front, &seg->h, hdr_len) && out_bytes(&front, seg->head, seg->head_len);
 }
 
+/* Payload and headers at d, in one run; what has to be summed is. */
+static ALWAYS_INLINE void put_segment(uint8_t *d, uint32_t hdr_len, const struct pkt *p,
+                                      const struct segment *seg, const bool summed)
+{
+    struct pkt_reader r = pkt_reader_at(p, seg->from);
+    uint8_t *head = d + hdr_len, *to = head + seg->head_len;
+    struct csum sum = {0};
+
+    if (summed) {
+        csum_bytes(&sum, seg->head + seg->sum_from, seg->head_len - seg->sum_from);
+    }
+    for (uint32_t left = seg->len; left;) {
+        uint32_t n = left;
+        const uint8_t *s = pkt_read(&r, &n);
+
+        if (summed) {
+            csum_copy(&sum, to, s, n);
+        } else {
+            copy_bytes(to, s, n);
+        }
+        to += n;
+        left -= n;
+    }
+    copy_bytes(head, seg->head, seg->head_len);
+    if (summed) {
+        uint16_t field = csum_field(&sum, seg->sum_udp);
+
+        memcpy(head + seg->sum_at, &field, sizeof(field));
+    }
+    COPY_ACCOUNT(hdr_len);
+    memcpy(d, &seg->h, VNET_HDR_LEN_LEGACY);
+    if (likely(hdr_len == VNET_HDR_LEN)) {
+        memcpy(d + VNET_HDR_LEN_LEGACY, &seg->h.num_buffers, sizeof(seg->h.num_buffers));
+    }
+}
+
+/* A chain of one segment in one region that holds all of it: what drivers post. */
+static ALWAYS_INLINE bool out_flat(struct vq *vq, const struct gmem *mem, const struct ring_chain *c,
+                                   const struct pkt *p, struct segment *seg, uint32_t *written)
+{
+    const uint32_t need = vq->hdr_len + seg->head_len + seg->len;
+    uint32_t len = need;
+
+    if (c->n_seg != 1 || c->seg.len < need) {
+        return false;
+    }
+    uint8_t GUEST *va = gmem_span(mem, &vq->ring.hint, (gpa_t){c->seg.addr}, &len);
+    if (unlikely(!va || len != need)) {
+        return false;
+    }
+    *written = need;
+    seg->h.num_buffers = 1;
+    if (seg->sum_at) {
+        put_segment(GUEST_PTR(uint8_t, va), vq->hdr_len, p, seg, true);
+    } else {
+        put_segment(GUEST_PTR(uint8_t, va), vq->hdr_len, p, seg, false);
+    }
+    return true;
+}
+
+/* port_vhost_hot.c prefetched the first ones of the burst. */
+static ALWAYS_INLINE void prefetch_chain(const struct vq *vq, const struct gmem *mem,
+                                         const struct ring_burst *rb, uint32_t i)
+{
+    if (i < rb->n) {
+        const struct ring_seg *seg = &rb->chain[i].seg;
+        const uint8_t GUEST *va = gmem_in_window(gmem_window(mem, vq->ring.hint),
+                                                 (gpa_t){seg->addr}, seg->len);
+
+        __builtin_prefetch(GUEST_PTR(const void, va), 1);
+        __builtin_prefetch(GUEST_PTR(const void, va + CACHE_LINE), 1);
+    }
+}
+
 static uint64_t chain_capacity(const struct ring_burst *rb, const struct ring_chain *c)
 {
     const struct ring_seg *seg = chain_segs(rb, c);
@@ -188,27 +264,47 @@ static bool split_instead(struct tx_frame *f, const struct vq *vq)
            segmenter_next(&f->s, &f->seg);
 }
 
+/* A segment into as many chains as it needs from `at` on; DROP_N, or why not, and chains used up. */
+static NOINLINE int out_spread(struct vq *vq, const struct gmem *mem, const struct ring_burst *rb,
+                               uint32_t at, uint32_t *lens, const struct pkt *p,
+                               struct segment *seg, uint32_t *n_chains)
+{
+    uint64_t need = (uint64_t)vq->hdr_len + seg->head_len + seg->len;
+    uint32_t n;
+    int why = reserve(vq, rb, at, need, lens, &n);
+
+    if (unlikely(why != DROP_N)) {
+        *n_chains += why == DROP_RX_BAD_CHAIN ? n : 0;
+        return why;
+    }
+    struct out_pos o = {.rb = rb, .vq = vq, .mem = mem, .chain = at, .lens = lens};
+
+    seg->h.num_buffers = (uint16_t)n;
+    *n_chains += n;
+    if (unlikely(!out_segment(o, p, seg))) {
+        memset(&lens[at], 0, n * sizeof(*lens));
+        return DROP_RX_UNMAPPED;
+    }
+    return DROP_N;
+}
+
 /* Send as much of the packet in f as the chains from `at` on hold. */
 static void send_segments(struct vq *vq, const struct gmem *mem, const struct ring_burst *rb,
                           uint32_t at, uint32_t *lens, struct tx_frame *f, struct tx_result *r)
 {
     do {
         struct segment *seg = &f->seg;
-        uint64_t need = (uint64_t)vq->hdr_len + seg->head_len + seg->len;
-        uint32_t first = at + r->n_chains, n;
+        uint32_t first = at + r->n_chains;
 
-        r->why = reserve(vq, rb, first, need, lens, &n);
-        if (unlikely(r->why != DROP_N)) {
-            r->n_chains += r->why == DROP_RX_BAD_CHAIN ? n : 0;
-            return;
-        }
-        seg->h.num_buffers = (uint16_t)n;
-        struct out_pos o = {.rb = rb, .vq = vq, .mem = mem, .chain = first, .lens = lens};
-        r->n_chains += n;
-        if (unlikely(!out_segment(o, f->p, seg))) {
-            memset(&lens[first], 0, n * sizeof(*lens));
-            r->why = DROP_RX_UNMAPPED;
-            return;
+        if (likely(first < rb->n) && out_flat(vq, mem, &rb->chain[first], f->p, seg, &lens[first])) {
+            prefetch_chain(vq, mem, rb, first + AHEAD);
+            r->n_chains++;
+            r->why = DROP_N;
+        } else {
+            r->why = out_spread(vq, mem, rb, first, lens, f->p, seg, &r->n_chains);
+            if (unlikely(r->why != DROP_N)) {
+                return;
+            }
         }
         r->frames++;
         r->bytes += seg->head_len + seg->len;
