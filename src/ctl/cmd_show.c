@@ -211,6 +211,7 @@ static void port_detail(FILE *f, const json_t *p)
     fprintf(f, "  %-20s %lld learnt, %lld at most, %lld refused\n", "addresses",
             integer(macs, "learnt"), integer(macs, "limit"), integer(macs, "refused"));
     fprintf(f, "  %-20s %lld bytes\n", "largest frame", integer(p, "max_frame"));
+    fprintf(f, "  %-20s %lld\n", "captures", integer(p, "captures"));
     json_object_foreach (json_object_get(p, "options"), key, v) {
         fprintf(f, "  %-20s %s\n", key, json_string_value(v));
     }

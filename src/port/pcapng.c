@@ -9,7 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
-enum { BLOCK_SECTION = 0x0a0d0d0a, BLOCK_INTERFACE = 1, BLOCK_STATISTICS = 5, BLOCK_FRAME = 6 };
+enum { BLOCK_SECTION = PCAPNG_MAGIC, BLOCK_INTERFACE = 1, BLOCK_STATISTICS = 5, BLOCK_FRAME = 6 };
 enum {
     OPT_END = 0,
     OPT_COMMENT = 1,

@@ -12,6 +12,8 @@
 
 #include "port/capture_ring.h"
 
+#define PCAPNG_MAGIC 0x0a0d0d0au /* what such a file begins with, in either byte order */
+
 /* name: of the port. filter: as the user wrote it, or NULL. */
 int pcapng_begin(FILE *f, const char *name, const char *filter, uint32_t snaplen);
 /* One record and its rec->cap_len bytes. What is left to do on the frame stands in front of comment,

@@ -138,15 +138,28 @@ static void *record_main(void *arg)
 
 /* ---- control thread ------------------------------------------------------------------------------- */
 
+/* What may be overwritten: who controls the switch need not be its user, nor mean this file. */
+static bool is_ours(int fd, const struct stat *st)
+{
+    uint32_t magic = 0;
+
+    return !st->st_size || (pread(fd, &magic, sizeof(magic), 0) == sizeof(magic) &&
+                            magic == PCAPNG_MAGIC);
+}
+
 static int open_file(struct record *r, const char *path, struct err *e)
 {
     struct stat st;
-    int fd = open(path, O_WRONLY | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0666);
+    int fd = open(path, O_RDWR | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0666);
     int code = fd < 0 || fstat(fd, &st) ? errno : 0;
 
     if (!code && !S_ISREG(st.st_mode)) {
         close(fd);
         return err_set(e, -EINVAL, "%s is not a file; for a pipe there is ringway capture -w -", path);
+    }
+    if (!code && !is_ours(fd, &st)) {
+        close(fd);
+        return err_set(e, -EEXIST, "%s exists and is no pcapng file; remove it or name another", path);
     }
     if (!code && (ftruncate(fd, 0) || !(r->file = fdopen(fd, "w")))) {
         code = errno;

@@ -14,7 +14,7 @@
 
 struct record;
 
-/* Makes the file, or empties it; it must be a regular one. p is asked to look (env->post) when a write
+/* Makes the file; one that is there must be empty or pcapng, and is overwritten. p is asked to look (env->post) when a write
  * has failed. Control thread. */
 int record_create(struct record **out, struct port *p, const char *path, struct err *e);
 /* No worker uses it any more. Returns when all is written: that is for as long as the disk takes. 0 or

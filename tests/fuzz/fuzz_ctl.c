@@ -56,7 +56,7 @@ static void start(void)
 /* Ports of the host are not the fuzzer's to make. */
 static bool harmless(const uint8_t *p, size_t n)
 {
-    static const char *const words[] = {"tap", "vhost", "client", "path"};
+    static const char *const words[] = {"tap", "vhost", "client", "path", "pcap"};
 
     for (size_t at = 0; at < n; at++) {
         for (unsigned w = 0; w < ARRAY_SIZE(words); w++) {

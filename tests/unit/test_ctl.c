@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "ctl/ctl.h"
+#include "port/capture.h"
 #include "port/port_dummy.h"
 
 #define MAC_SIZE 10000
@@ -216,6 +217,43 @@ static void test_ports(void **state)
     call_fails("port.del", "{\"name\":\"d1\"}", -32000, "there is no port d1");
 }
 
+/* Whoever carries the requests takes a capture with the answer, or it ends. */
+static void test_captures(void **state)
+{
+    json_t *o;
+
+    json_decref(call("port.add", "{\"name\":\"c\",\"kind\":\"dummy\"}"));
+    const struct port *p = dp_port(dp, "c");
+
+    o = call("capture.start", "{\"port\":\"c\",\"filter\":\"1,6 0 0 1\",\"direction\":\"in\"}");
+    assert_true(json_integer_value(json_object_get(o, "bytes")) > CAPTURE_RING_DEFAULT);
+    assert_int_equal(json_array_size(json_object_get(o, "reasons")), DROP_N);
+    json_decref(o);
+    assert_int_equal(capture_count(p), 1);
+    json_decref(call("version", "{}"));
+    assert_int_equal(capture_count(p), 0);
+
+    json_decref(call("capture.start", "{\"port\":\"c\"}"));
+    struct capture *c = ctl_take_capture(ctl);
+    assert_non_null(c);
+    assert_null(ctl_take_capture(ctl));
+    o = call("ports.list", "{\"name\":\"c\"}");
+    assert_int_equal(json_integer_value(json_object_get(
+                         json_array_get(json_object_get(o, "ports"), 0), "captures")), 1);
+    json_decref(o);
+    capture_stop(c);
+
+    call_fails("capture.start", "{\"port\":\"c\",\"direction\":\"up\"}", -32602,
+               "parameter \"direction\" is none of in, out, inout");
+    call_fails("capture.start", "{\"port\":\"c\",\"buffer\":300000}", -32000, NULL);
+    call_fails("capture.start", "{\"port\":\"c\",\"filter\":\"1,0 0 0 0\"}", -32000,
+               "filter: not a valid BPF program");
+    call_fails("capture.start", "{}", -32602, "parameter \"port\" is missing");
+    assert_null(ctl_take_capture(ctl));
+
+    json_decref(call("capture.start", "{\"port\":\"c\"}")); /* left to ctl_destroy() */
+}
+
 static void test_macs(void **state)
 {
     json_t *o, *m;
@@ -364,6 +402,7 @@ int main(void)
         TEST(test_envelope),        TEST(test_batch),     TEST(test_too_long),
         TEST(test_ports),           TEST(test_macs),      TEST(test_bridges),
         TEST(test_rates_and_drops), TEST(test_mac_pages), TEST(test_config_version_stop),
+        TEST(test_captures),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
