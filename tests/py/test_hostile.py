@@ -239,6 +239,183 @@ def test_no_receive_buffers(lab, mate):
         works(lab, f, mate)
 
 
+# --- lies in the virtio-net header, and in what it speaks of -----------------------------------
+
+CSUM, HOST_TSO4, HOST_TSO6, HOST_ECN, HOST_UFO, HOST_USO = (1 << b for b in (0, 11, 12, 13, 14, 56))
+OFFLOADS = CSUM | HOST_TSO4 | HOST_TSO6 | HOST_ECN | HOST_USO
+NEEDS_CSUM, TCPV4, UFO, TCPV6, UDP_L4, ECN = 1, 1, 3, 4, 5, 0x80
+
+
+def header(flags=NEEDS_CSUM, gso_type=0, hdr_len=54, gso_size=1000, start=34, offset=16):
+    return struct.pack('<BBHHHHH', flags, gso_type, hdr_len, gso_size, start, offset, 0)
+
+
+def tcp4(f, mate, payload=3000, doff=5):
+    ip = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 40 + payload & 0xffff, 1, 0, 64, 6, 0, b'\x0a\0\0\1',
+                     b'\x0a\0\0\2')
+    tcp = struct.pack('!HHIIBBHHH', 1000, 2000, 1, 1, doff << 4, 0x18, 1000, 0, 0)
+    return bytearray(mate.mac + f.mac + b'\x08\0' + ip + tcp + bytes(payload))
+
+
+def udp4(f, mate, payload=3000):
+    frame = tcp4(f, mate, payload - 12)
+    frame[23] = 17
+    return frame
+
+
+def tcp6(f, mate, payload=3000, ext=b'', first=6):
+    ip = struct.pack('!IHBB16s16s', 6 << 28, len(ext) + 20 + payload, first, 64, b'\1' * 16, b'\2' * 16)
+    return bytearray(mate.mac + f.mac + b'\x86\xdd' + ip + ext) + tcp4(f, mate, payload)[34:]
+
+
+def changed(frame, **at):
+    """b20=1: byte 20 becomes 1."""
+    for name, v in at.items():
+        frame[int(name[1:])] = v
+    return frame
+
+
+HEADER_LIES = {
+    # name: (header, frame, the reason counted at the liar)
+    'csum beyond the frame': (header(start=3054, offset=0), tcp4, 'bad-csum'),
+    'csum half beyond a short frame': (header(start=34, offset=19),
+                                       lambda f, m: tcp4(f, m, 0), 'bad-csum'),
+    'csum 65535 + 65535': (header(start=65535, offset=65535), tcp4, 'bad-csum'),
+    'csum wraps to 0': (header(start=65535, offset=1), tcp4, 'bad-csum'),
+    'csum behind the snapshot': (header(start=1000, offset=0), tcp4, 'bad-csum'),
+    'csum on the destination MAC': (header(start=0, offset=0), tcp4, 'bad-csum'),
+    'csum on the source MAC': (header(start=4, offset=4), tcp4, 'bad-csum'),
+    'csum on the type': (header(start=12, offset=0), tcp4, 'bad-csum'),
+    'csum on the IP address': (header(start=14, offset=16), tcp4, 'bad-csum'),
+    'csum on the TCP ports': (header(start=34, offset=0), tcp4, 'bad-csum'),
+    'csum of UDP in TCP': (header(start=34, offset=6), tcp4, 'bad-csum'),
+    'csum of a fragment': (header(), lambda f, m: changed(tcp4(f, m), b20=0x20), 'bad-csum'),
+    'gso without NEEDS_CSUM': (header(flags=0, gso_type=TCPV4), tcp4, 'bad-gso'),
+    'gso_size 0': (header(gso_type=TCPV4, gso_size=0), tcp4, 'bad-gso'),
+    'gso_size 65535': (header(gso_type=TCPV4, gso_size=65535), tcp4, 'bad-gso'),
+    'gso_type 2': (header(gso_type=2), tcp4, 'bad-gso'),
+    'gso_type 6': (header(gso_type=6), tcp4, 'bad-gso'),
+    'gso_type 127': (header(gso_type=127), tcp4, 'bad-gso'),
+    'tunnel over IPv4': (header(gso_type=TCPV4 | 0x20), tcp4, 'bad-gso'),
+    'tunnel over IPv6': (header(gso_type=TCPV4 | 0x40), tcp4, 'bad-gso'),
+    'tunnel over both': (header(gso_type=0x60), tcp4, 'bad-gso'),
+    'ECN alone': (header(gso_type=ECN), tcp4, 'bad-gso'),
+    'ECN with UDP': (header(gso_type=UDP_L4 | ECN, offset=6), udp4, 'bad-gso'),
+    'TCP over IPv6 on IPv4': (header(gso_type=TCPV6), tcp4, 'bad-gso'),
+    'TCP over IPv4 on IPv6': (header(gso_type=TCPV4, start=54), tcp6, 'bad-gso'),
+    'UDP on TCP': (header(gso_type=UDP_L4), tcp4, 'bad-gso'),
+    'TCP on UDP': (header(gso_type=TCPV4, offset=6), udp4, 'bad-gso'),
+    'gso, csum_start in the payload': (header(gso_type=TCPV4, start=60), tcp4, 'bad-gso'),
+    'doff too small': (header(gso_type=TCPV4), lambda f, m: tcp4(f, m, doff=4), 'bad-gso'),
+    'doff beyond the frame': (header(gso_type=TCPV4, gso_size=8),
+                              lambda f, m: tcp4(f, m, 20, doff=15), 'bad-gso'),
+    'no payload': (header(gso_type=TCPV4), lambda f, m: tcp4(f, m, 0), 'bad-gso'),
+    'ihl 4': (header(gso_type=TCPV4), lambda f, m: changed(tcp4(f, m), b14=0x44), 'bad-csum'),
+    'ihl 15': (header(gso_type=TCPV4), lambda f, m: changed(tcp4(f, m), b14=0x4f), 'bad-csum'),
+    'IP version 6 in IPv4': (header(gso_type=TCPV4), lambda f, m: changed(tcp4(f, m), b14=0x65),
+                             'bad-gso'),
+    'segments of more than 65535': (header(gso_type=TCPV4, gso_size=65500),
+                                    lambda f, m: tcp4(f, m, 65557 - 54), 'bad-gso'),
+    'extension headers without end': (header(gso_type=TCPV6, start=54),
+                                      lambda f, m: tcp6(f, m, ext=b'\x3c\0123456' * 100, first=60),
+                                      'bad-csum'),
+    'extension header of 2 KiB': (header(gso_type=TCPV6, start=54),
+                                  lambda f, m: tcp6(f, m, ext=b'\6\xff' + bytes(2046), first=60),
+                                  'bad-csum'),
+    'TCP header cut by the snapshot': (header(gso_type=TCPV6, start=54 + 112),
+                                       lambda f, m: tcp6(f, m, ext=b'\6\x0d' + bytes(110), first=60),
+                                       'bad-csum'),
+    'UFO not negotiated': (header(gso_type=UFO, offset=6), udp4, 'offload'),
+}
+
+
+def attack_with(lab, f, frame, h, reason, at=None):
+    before = lab.drops(at or 'evil')
+    for _ in range(3):
+        f.transmit(bytes(frame), header=h)
+        assert [length for _, length in f.wait_used(f.tx)] == [0]
+    wait_for('counted', lambda: lab.drops(at or 'evil').get(reason, 0) >= before.get(reason, 0) + 3)
+    after = lab.drops(at or 'evil')
+    assert {k: v - before.get(k, 0) for k, v in after.items() if v != before.get(k, 0)} == {reason: 3}
+
+
+@pytest.mark.parametrize('name', HEADER_LIES)
+def test_lie_in_the_net_header(lab, mate, name):
+    """Dropped with its reason at the liar, nothing of it arrives, and the port goes on."""
+    h, make, reason = HEADER_LIES[name]
+    with lab.attack(), lab.front('evil').start(Front.FEATURES | OFFLOADS) as f:
+        works(lab, f, mate)
+        others = lab.drops('mate')
+        attack_with(lab, f, make(f, mate), h, reason)
+        works(lab, f, mate)
+        assert lab.drops('mate') == others
+
+
+@pytest.mark.parametrize('gso_size', [1, 2, 8, 87])
+def test_segments_of_a_byte(lab, mate, gso_size):
+    """64 KiB would become 65,000 frames: who does not take it whole does not get it."""
+    with lab.attack(), lab.front('evil').start(Front.FEATURES | OFFLOADS) as f:
+        works(lab, f, mate)
+        liar = lab.drops()
+        attack_with(lab, f, tcp4(f, mate, 60000), header(gso_type=TCPV4, gso_size=gso_size),
+                    'gso-tiny', 'mate')
+        works(lab, f, mate)
+        assert lab.drops() == liar
+
+
+@pytest.mark.parametrize('lie', [0, 1, 53, 55, 181, 65535])
+def test_hdr_len_lies(lab, mate, lie):
+    """It is not believed: the segments are right."""
+    with lab.attack(), lab.front('evil').start(Front.FEATURES | OFFLOADS) as f:
+        works(lab, f, mate)
+        f.transmit(bytes(tcp4(f, mate)), header=header(gso_type=TCPV4, hdr_len=lie))
+        f.wait_used(f.tx)
+        assert [len(x) for x in mate.wait_frames(3)] == [1054] * 3
+        works(lab, f, mate)
+
+
+@pytest.mark.parametrize('total_len', [0, 39, 65535])
+def test_total_len_lies(lab, mate, total_len):
+    """Segments have the length that they have, whatever the frame said."""
+    with lab.attack(), lab.front('evil').start(Front.FEATURES | OFFLOADS) as f:
+        works(lab, f, mate)
+        frame = tcp4(f, mate)
+        struct.pack_into('!H', frame, 16, total_len)
+        f.transmit(bytes(frame), header=header(gso_type=TCPV4))
+        f.wait_used(f.tx)
+        for x in mate.wait_frames(3):
+            assert struct.unpack_from('!H', x, 16)[0] == 1040
+        works(lab, f, mate)
+
+
+def test_header_changes_while_it_is_read(lab, mate):
+    """A second thread of the guest rewrites header and headers all the time: what is decided on is a
+    private copy, so a receiver without offloads never sees one, and no segment is longer than agreed."""
+    with lab.attack(), lab.front('evil').start(Front.FEATURES | OFFLOADS) as f:
+        works(lab, f, mate)
+        rand = random.Random(7)
+        frame = bytes(tcp4(f, mate, 5000))
+        places = [f.tx_slab + k * 0x10000 for k in range(15)]
+        good = header(gso_type=TCPV4, gso_size=1400) + frame[:60]
+
+        def flip():
+            for at in places:
+                i = rand.randrange(60)
+                if not 12 <= i < 24:  # it goes on to mate
+                    f.mem.map[at + i] = rand.choice((good[i], rand.randrange(256)))
+        got = 0
+        with busy(flip):
+            for _ in range(500):
+                f.transmit(frame, header=good[:12])
+                f.wait_used(f.tx)
+                for x in mate.received():  # which looks at their headers: all zero
+                    got += 1
+                    assert len(x) <= 12 + 65557
+        assert got
+        mate.received()
+        works(lab, f, mate)
+
+
 @pytest.mark.parametrize('header', [
     struct.pack('<BBHHHH', 1, 0, 0, 0, 0xffff, 0xffff), struct.pack('<BBHHHH', 0, 1, 54, 0, 0, 0),
     struct.pack('<BBHHHH', 1, 4, 0, 1, 34, 16)], ids=['csum', 'gso size 0', 'gso size 1'])
@@ -248,6 +425,22 @@ def test_offload_not_negotiated(lab, mate, header):
         f.transmit(frame(mate.mac, f.mac, 1000), header=header + b'\0\0')
         f.wait_used(f.tx)
         assert lab.drops().get('offload', 0) == before + 1
+
+
+OFFLOAD_BITS = {'csum': (CSUM, header()), 'tso4': (HOST_TSO4, header(gso_type=TCPV4)),
+                'ecn': (HOST_ECN, header(gso_type=TCPV4 | ECN)),
+                'tso6': (HOST_TSO6, header(gso_type=TCPV6, start=54)),
+                'uso': (HOST_USO, header(gso_type=UDP_L4, offset=6))}
+
+
+@pytest.mark.parametrize('name', OFFLOAD_BITS)
+def test_one_offload_not_negotiated(lab, mate, name):
+    """All the others do not make up for it."""
+    bit, h = OFFLOAD_BITS[name]
+    make = {'tso6': tcp6, 'uso': udp4}.get(name, tcp4)
+    with lab.attack(), lab.front('evil').start(Front.FEATURES | OFFLOADS & ~bit) as f:
+        works(lab, f, mate)
+        attack_with(lab, f, make(f, mate), h, 'offload')
         works(lab, f, mate)
 
 

@@ -216,6 +216,7 @@ class Front:
     PROTOCOLS = MQ | REPLY_ACK | STATUS | MEM_SLOTS | RARP | NET_MTU | P_RESET
 
     acks = True  # ask for an answer to every message
+    any_header = False  # it negotiated offloads: headers[] gets the header of each frame received
 
     def __init__(self, path, mac=None, mem=None, num=256):
         self.connect(path)
@@ -225,6 +226,7 @@ class Front:
         self.features = self.FEATURES
         self.slab = 1 << 20  # rx buffers from here, tx buffers from 3 MiB
         self.n_tx = 0
+        self.headers = []
 
     def connect(self, path):
         """path may be a connected socket, too."""
@@ -445,7 +447,10 @@ class Front:
                 parts = self.rx.give_back(head)
                 chunk = b''.join(self.mem.map[o:o + size] for o, size in parts)[:n]
                 if left is None:
-                    assert chunk[:10] == bytes(10), f'receive header {chunk[:12].hex()}'
+                    if self.any_header:
+                        self.headers.append(chunk[:self.header])
+                    else:
+                        assert chunk[:10] == bytes(10), f'receive header {chunk[:12].hex()}'
                     left = struct.unpack_from('<H', chunk, 10)[0] if self.header == 12 else 1
                     assert left >= 1, 'num_buffers is 0'
                     chunk = chunk[self.header:]
@@ -684,6 +689,10 @@ def wait_for(what, condition):
             return value
         assert time.monotonic() < end, f'{what}: not within {TIMEOUT} s'
         time.sleep(0.001)
+
+
+def mac_bytes(text):
+    return bytes.fromhex(text.replace(':', ''))
 
 
 def at(*ends):

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The obviously correct model of what a frame becomes on its way: from a description of the frame,
- * every segment is built from scratch, byte by byte, out of RFC 791 (IPv4), 8200 (IPv6), 9293 (TCP),
- * 768 (UDP), 1071 (checksum) and 3168 (CWR).  Shares no code with src/pkt/.
+ * every segment is built from scratch, byte by byte, out of RFC 791 (IPv4), 8200 (IPv6), 9293
+ * (TCP), 768 (UDP), 1071 (checksum) and 3168 (CWR).  Shares no code with src/pkt/.
  */
 #ifndef OFFLOAD_MODEL_H
 #define OFFLOAD_MODEL_H
@@ -23,7 +23,8 @@ struct model {
     uint8_t ext[4], ext_len[4]; /* IPv6: extension headers, in units of 8 bytes */
     unsigned n_ext;
     uint8_t src[16], dst[16];
-    uint8_t final[16]; /* what the pseudo-header has as destination: differs with a routing header */
+    uint8_t
+        final[16]; /* what the pseudo-header has as destination: differs with a routing header */
     uint16_t id;
     bool udp;
     unsigned tcp_options; /* bytes, a multiple of 4 */
@@ -109,9 +110,10 @@ static inline void model_eth(struct model_out *o, const struct model *m)
     model_w16(o, m->ip == 4 ? 0x0800 : 0x86dd);
 }
 
-/* IP header and what belongs to it in front of `body` bytes; v6: fragment header if frag is given. */
-static inline void model_ip(struct model_out *o, const struct model *m, uint16_t id,
-                            uint32_t body, uint32_t frag_offset, bool more, const uint32_t *frag_id)
+/* IP header and what belongs to it in front of `body` bytes; v6: fragment header if frag is given.
+ */
+static inline void model_ip(struct model_out *o, const struct model *m, uint16_t id, uint32_t body,
+                            uint32_t frag_offset, bool more, const uint32_t *frag_id)
 {
     uint8_t proto = m->udp ? 17 : 6;
 

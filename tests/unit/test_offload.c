@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a sender may say about its frame, rule by rule: each test begins with a frame that passes and
- * tells one lie.  And the words for offloads.
+ * What a sender may say about its frame, rule by rule: each test begins with a frame that passes
+ * and tells one lie.  And the words for offloads.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -27,12 +27,22 @@ static struct {
 /* A sender's frame and what it truthfully says about it. */
 static void frame(unsigned ip, bool udp, uint32_t payload, uint8_t gso_type, uint16_t gso_size)
 {
-    t.m = (struct model){.ip = ip, .udp = udp, .payload = payload, .flags = 0x18, .tags = t.m.tags,
-                         .options = t.m.options, .n_ext = t.m.n_ext, .to_port = t.m.to_port,
-                         .ext = {0, 43, 60}, .ext_len = {1, 2, 1}, .tcp_options = 12};
+    t.m = (struct model){.ip = ip,
+                         .udp = udp,
+                         .payload = payload,
+                         .flags = 0x18,
+                         .tags = t.m.tags,
+                         .options = t.m.options,
+                         .n_ext = t.m.n_ext,
+                         .to_port = t.m.to_port,
+                         .ext = {0, 43, 60},
+                         .ext_len = {1, 2, 1},
+                         .tcp_options = 12};
     model_frame(&t.frame, &t.m, MODEL_PARTIAL);
-    t.said = (struct vnet_hdr){.flags = VNET_F_NEEDS_CSUM, .gso_type = gso_type,
-                               .gso_size = gso_size, .csum_start = (uint16_t)t.frame.l4,
+    t.said = (struct vnet_hdr){.flags = VNET_F_NEEDS_CSUM,
+                               .gso_type = gso_type,
+                               .gso_size = gso_size,
+                               .csum_start = (uint16_t)t.frame.l4,
                                .csum_offset = udp ? 6 : 16};
 }
 
@@ -42,7 +52,9 @@ static int check(uint16_t sent)
 
     memset(t.room, 0xee, VNET_HDR_LEN);
     memcpy(t.room + VNET_HDR_LEN, t.frame.b, snap);
-    t.p = (struct pkt){.data = t.room + VNET_HDR_LEN, .len = t.frame.len, .snap_len = (uint16_t)snap,
+    t.p = (struct pkt){.data = t.room + VNET_HDR_LEN,
+                       .len = t.frame.len,
+                       .snap_len = (uint16_t)snap,
                        .offload = 0xffff};
     return offload_check(&t.p, &t.said, sent);
 }
@@ -123,8 +135,12 @@ static void test_plain_and_csum(void **state)
     assert_int_equal(header().csum_start, 34);
 
     /* places mean nothing without the flag, and nothing of what was said stays */
-    t.said = (struct vnet_hdr){.flags = VNET_F_DATA_VALID, .hdr_len = 0xffff, .gso_size = 1,
-                               .csum_start = 0xffff, .csum_offset = 0xffff, .num_buffers = 9};
+    t.said = (struct vnet_hdr){.flags = VNET_F_DATA_VALID,
+                               .hdr_len = 0xffff,
+                               .gso_size = 1,
+                               .csum_start = 0xffff,
+                               .csum_offset = 0xffff,
+                               .num_buffers = 9};
     assert_int_equal(check(0), DROP_N);
     assert_int_equal(t.p.offload, 0);
     const struct vnet_hdr plain = {.num_buffers = 1}, h = header();
@@ -169,8 +185,11 @@ static void test_dhcp(void **state)
         unsigned ip;
         uint16_t port;
         bool udp, whole;
-    } c[] = {{4, 68, true, true},    {4, 67, true, false},  {4, 68, false, false},
-             {6, 546, true, true}, {6, 547, true, false}};
+    } c[] = {{4, 68, true, true},
+             {4, 67, true, false},
+             {4, 68, false, false},
+             {6, 546, true, true},
+             {6, 547, true, false}};
 
     for (unsigned i = 0; i < ARRAY_SIZE(c); i++) {
         for (t.m.tags = 0; t.m.tags < 3; t.m.tags++) {
@@ -238,8 +257,11 @@ static void test_csum_where_ip_lies(void **state)
     const struct {
         uint32_t at;
         uint8_t v;
-    } v4[] = {{14, 0x44}, {14, 0x40}, {14, 0x4f} /* of 60 bytes: l4 elsewhere */,
-              {20, 0x20} /* MF */, {21, 1} /* a later fragment */};
+    } v4[] = {{14, 0x44},
+              {14, 0x40},
+              {14, 0x4f} /* of 60 bytes: l4 elsewhere */,
+              {20, 0x20} /* MF */,
+              {21, 1} /* a later fragment */};
 
     for (unsigned i = 0; i < ARRAY_SIZE(v4); i++) {
         frame(4, false, 100, VNET_GSO_NONE, 0);
@@ -335,7 +357,8 @@ static void test_gso_frame(void **state)
     expect_bad_gso("doff 4");
     good();
     t.frame.b[t.frame.l4 + 12] = 0xf0;
-    assert_int_equal(check(OFFLOAD_ALL), DROP_N); /* 60 bytes: believed, for it is in the snapshot */
+    assert_int_equal(check(OFFLOAD_ALL),
+                     DROP_N); /* 60 bytes: believed, for it is in the snapshot */
     assert_int_equal(header().hdr_len, 34 + 60);
 
     t.m.tags = 4, t.m.n_ext = 3;
@@ -413,7 +436,8 @@ static void test_words(void **state)
         {"all", "csum+tso4+tso6+ecn+ufo+uso4+uso6"},
         {"csum+csum", "csum"},
     };
-    const char *const bad[] = {"", "+", "tso5", "csum+", "+csum", "csum,tso", "CSUM", "csu", "csumm"};
+    const char *const bad[] = {"",         "+",    "tso5", "csum+", "+csum",
+                               "csum,tso", "CSUM", "csu",  "csumm"};
     char text[64];
     uint16_t mask = 0xffff;
 
@@ -431,8 +455,8 @@ static void test_features(void **state)
     const struct {
         uint16_t mask;
         unsigned host, guest;
-    } bit[] = {{OFFLOAD_CSUM, 0, 1},  {OFFLOAD_TSO4, 11, 7},  {OFFLOAD_TSO6, 12, 8},
-               {OFFLOAD_ECN, 13, 9}, {OFFLOAD_UFO, 14, 10}, {OFFLOAD_USO4, 56, 54},
+    } bit[] = {{OFFLOAD_CSUM, 0, 1},  {OFFLOAD_TSO4, 11, 7}, {OFFLOAD_TSO6, 12, 8},
+               {OFFLOAD_ECN, 13, 9},  {OFFLOAD_UFO, 14, 10}, {OFFLOAD_USO4, 56, 54},
                {OFFLOAD_USO6, 56, 55}};
 
     for (unsigned i = 0; i < ARRAY_SIZE(bit); i++) {

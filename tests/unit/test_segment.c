@@ -21,7 +21,7 @@
 #include "pkt/tag.h"
 #include "port/port_vhost.h"
 
-#define SNAP (PKT_SNAP - VNET_HDR_LEN)
+#define SNAP   (PKT_SNAP - VNET_HDR_LEN)
 #define ROUNDS 3000
 
 static struct {
@@ -95,11 +95,14 @@ static void cut(uint32_t max)
 static void take(unsigned k, uint16_t gso_size, uint32_t max_span)
 {
     model_frame(&t.frame, &t.m, MODEL_PARTIAL);
-    struct vnet_hdr said = {.flags = VNET_F_NEEDS_CSUM, .gso_type = kinds[k].type,
-                            .gso_size = gso_size, .csum_start = (uint16_t)t.frame.l4,
+    struct vnet_hdr said = {.flags = VNET_F_NEEDS_CSUM,
+                            .gso_type = kinds[k].type,
+                            .gso_size = gso_size,
+                            .csum_start = (uint16_t)t.frame.l4,
                             .csum_offset = kinds[k].udp ? 6 : 16};
 
-    t.p = (struct pkt){.data = t.room + PKT_HEADROOM, .len = t.frame.len,
+    t.p = (struct pkt){.data = t.room + PKT_HEADROOM,
+                       .len = t.frame.len,
                        .snap_len = (uint16_t)MIN(t.frame.len, (uint32_t)SNAP)};
     memcpy(t.p.data, t.frame.b, t.p.snap_len);
     cut(max_span);
@@ -184,7 +187,8 @@ static void check_frame(unsigned k, const struct plan *pl, uint32_t i, const str
     assert_memory_equal(h, &want, sizeof(want));
 }
 
-/* ---- the segmenter alone ---------------------------------------------------------------------- */
+/* ---- the segmenter alone ----------------------------------------------------------------------
+ */
 
 /* Carry out what a segment says. */
 static uint32_t realize(const struct segmenter *s, const struct segment *seg)
@@ -240,7 +244,8 @@ static void test_random(void **state)
     for (unsigned round = 0; round < ROUNDS; round++) {
         unsigned k = model_rand(ARRAY_SIZE(kinds));
         uint32_t max = model_rand(10) ? 6000 : 65000;
-        uint16_t gso_size = (uint16_t)(OFFLOAD_MIN_SEGMENT + model_rand(model_rand(3) ? 2000 : 60000));
+        uint16_t gso_size =
+            (uint16_t)(OFFLOAD_MIN_SEGMENT + model_rand(model_rand(3) ? 2000 : 60000));
 
         model_random(&t.m, kinds[k].ip, kinds[k].udp, 1 + model_rand(max));
         if (kinds[k].type == VNET_GSO_NONE && !model_rand(8)) {
@@ -390,7 +395,9 @@ static int guest_setup(void **state)
     for (unsigned i = 0; i < N; i++) {
         unsigned place = i % 2 ? i : N - 2 - i;
 
-        r[i] = (struct gmem_region){.gpa = GPA + i * part, .size = part, .uva = i * part,
+        r[i] = (struct gmem_region){.gpa = GPA + i * part,
+                                    .size = part,
+                                    .uva = i * part,
                                     .va = GUEST_PTR(uint8_t GUEST, g.b + place * part)};
     }
     g.mem = gmem_local_n(r, N);
@@ -586,7 +593,7 @@ static void test_fault_half_way(void **state)
         take(4, 1000, 5000);
         post(RING_BURST, 1500, 1);
         if (fault) {
-            g.rb.chain[5].seg.addr = 0x100;
+            g.rb.chain[5].seg.addr = GPA + GUEST_SIZE - 100; /* the end of memory */
         } else {
             g.rb.chain[5] = (struct ring_chain){.id = 5, .fault = RING_FAULT_NEXT_RANGE};
         }
