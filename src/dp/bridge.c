@@ -225,7 +225,7 @@ static ALWAYS_INLINE void dispatch_unicast(const struct view *v, struct flow *fl
 static ALWAYS_INLINE void forward_batch(const struct view *v, struct mactab *macs, uint16_t from,
                                         struct batch *b, struct vlan_batch *vb, struct wctx *w)
 {
-    struct flow flow[PKT_BURST];
+    struct flow room[1 + PKT_BURST], *flow = &room[1]; /* collect_flows() begins before the first */
     uint64_t fid = (uint64_t)v->port[from].bridge->fid << 48;
     uint32_t n = collect_flows(macs, b, fid, vb, flow);
     bool floods = false;

@@ -369,6 +369,55 @@ static void test_ports_come_and_go(void **state)
     down();
 }
 
+/* VLANs of two ports change all the time, with fids that are given back and taken again; the others,
+ * in a VLAN that they share with them at times, lose nothing. */
+static void test_vlans_come_and_go(void **state)
+{
+    static const char *const lists[] = {"10", "20-30", "5", "10-4000"};
+    pthread_t th;
+    uint8_t f[64];
+
+    up(2);
+    struct port *p[2] = {add("a=dummy,vlan=10"), add("b=dummy,depth=400000,vlan=10")};
+    struct port *c = add("c=dummy,depth=400000"), *d = add("d=dummy,depth=400000,trunk=10-20");
+    introduce(p, 2);
+    struct stream s = {.from = p[0]};
+    assert_int_equal(pthread_create(&th, NULL, stream, &s), 0);
+    time_t enough = time(NULL) + ENOUGH_S;
+    for (unsigned i = 0; i < 200 && time(NULL) < enough; i++) {
+        struct vlan_set vids;
+
+        assert_int_equal(vlan_set_parse(&vids, lists[i % ARRAY_SIZE(lists)], &err), 0);
+        assert_int_equal(dp_vlan_add(dp, "c", &vids, false, i & 1, &err), 0);
+        for (unsigned k = 0; k < 20; k++) { /* from VLAN 10, tagged, and from where they are */
+            make(f, k % 3, 7, k);
+            memmove(f + 16, f + 12, 48);
+            memcpy(f + 12, "\x81\x00\x00\x0a", 4);
+            dummy_inject(c, f, sizeof(f));
+            make(f, 7, 8, k);
+            dummy_inject(d, f, 60);
+        }
+        assert_int_equal(dp_port_set(dp, "d", i & 1 ? "vlan" : "trunk", i & 1 ? "10" : "30", &err), 0);
+        dp_tick(dp);
+        assert_int_equal(dp_vlan_del(dp, "c", &vids, &err), 0);
+        dummy_clear(c);
+        dummy_clear(d);
+    }
+    __atomic_store_n(&s.stop, true, __ATOMIC_RELAXED);
+    pthread_join(th, NULL);
+    time_t end = time(NULL) + LIMIT_S;
+    while (count_stream(p[1]) < s.n && time(NULL) <= end) {
+        nap();
+    }
+    assert_int_equal(count_stream(p[1]), s.n);
+    struct port_counters sum;
+    port_counters_sum(p[1], &sum);
+    for (unsigned i = 0; i < DROP_N; i++) {
+        assert_int_equal(sum.drop[i], 0);
+    }
+    down();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -377,6 +426,7 @@ int main(void)
         cmocka_unit_test(test_queues_that_move),
         cmocka_unit_test(test_no_wakeup_is_missed),
         cmocka_unit_test(test_ports_come_and_go),
+        cmocka_unit_test(test_vlans_come_and_go),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
