@@ -15,13 +15,15 @@
 
 #include "bench/cases.h"
 #include "bench/inproc.h"
+#include "bench/order.h"
 
 struct cmd {
     struct bench_opts o;
     struct subject_def def;
     char *sockets;
     char *compare;
-    bool latency, sleep_latency, suite, json, in_process;
+    bool latency, sleep_latency, suite, json, in_process, order;
+    unsigned queues, workers;
     const char *json_path;
     const char *suite_names;
     uint64_t frames;
@@ -54,6 +56,10 @@ static const char usage[] =
     "  --suite[=NAME,...]     the table of docs/performance.md, with what is required\n"
     "  --list                 names for --suite\n"
     "  --in-process FRAMES    generator and switch in one thread, to count instructions\n"
+    "  --order[=FRAMES]       order within each flow, while queues move between workers every\n"
+    "                         100 ms (100000000)\n"
+    "  --queues N             with these two: queue pairs per port, 1..32 (1; --order: 4)\n"
+    "  --workers N            with these two: worker threads, 1..16 (1; --order: 2)\n"
     "how\n"
     "  --rounds N             (10)       --duration S   per round and switch (0.5)\n"
     "  --gen-cpu N            (last - 1) --switch-cpu N (last)\n"
@@ -102,6 +108,9 @@ enum opt {
     OPT_SUITE,
     OPT_LIST,
     OPT_INPROC,
+    OPT_ORDER,
+    OPT_QUEUES,
+    OPT_WORKERS,
     OPT_ROUNDS,
     OPT_DURATION,
     OPT_GEN_CPU,
@@ -124,7 +133,9 @@ static const struct option long_opts[] = {
     {"rounds", 1, NULL, OPT_ROUNDS},       {"duration", 1, NULL, OPT_DURATION},
     {"gen-cpu", 1, NULL, OPT_GEN_CPU},     {"switch-cpu", 1, NULL, OPT_SWITCH_CPU},
     {"idle-seconds", 1, NULL, OPT_IDLE},   {"json", 2, NULL, OPT_JSON},
-    {"help", 0, NULL, OPT_HELP},           {NULL, 0, NULL, 0}};
+    {"order", 2, NULL, OPT_ORDER},         {"queues", 1, NULL, OPT_QUEUES},
+    {"workers", 1, NULL, OPT_WORKERS},     {"help", 0, NULL, OPT_HELP},
+    {NULL, 0, NULL, 0}};
 
 /* Options that are a number within limits. */
 static const struct num_opt {
@@ -136,6 +147,9 @@ static const struct num_opt {
                 {OPT_PAIRS, 1, GEN_MAX_PAIRS, "--pairs %s: 1 to 64"},
                 {OPT_MACS, 2, GEN_MAX_MACS, "--macs %s: 2 to 2000000"},
                 {OPT_INPROC, 1, UINT64_MAX, "--in-process %s: a number of frames"},
+                {OPT_ORDER, 1, UINT64_MAX, "--order=%s: a number of frames"},
+                {OPT_QUEUES, 1, QGEN_MAX_QUEUES, "--queues %s: 1 to 32"},
+                {OPT_WORKERS, 1, 16, "--workers %s: 1 to 16"},
                 {OPT_ROUNDS, 1, MAX_ROUNDS, "--rounds %s: 1 to 200"},
                 {OPT_GEN_CPU, 0, CPU_SETSIZE - 1, "--gen-cpu %s: a CPU number"},
                 {OPT_SWITCH_CPU, 0, CPU_SETSIZE - 1, "--switch-cpu %s: a CPU number"},
@@ -169,6 +183,15 @@ static int take_number(struct cmd *c, int opt, const char *arg)
     case OPT_INPROC:
         c->in_process = true;
         c->frames = v;
+        break;
+    case OPT_ORDER:
+        c->frames = v;
+        break;
+    case OPT_QUEUES:
+        c->queues = (unsigned)v;
+        break;
+    case OPT_WORKERS:
+        c->workers = (unsigned)v;
         break;
     case OPT_ROUNDS:
         c->o.rounds = (unsigned)v;
@@ -255,6 +278,9 @@ static int take_option(struct cmd *c, int opt, char *arg)
     case OPT_SLEEP:
         c->sleep_latency = true;
         return -1;
+    case OPT_ORDER:
+        c->order = true;
+        return arg ? take_number(c, opt, arg) : -1;
     case OPT_SUITE:
         c->suite = true;
         c->suite_names = arg;
@@ -437,6 +463,25 @@ static void run_one(struct cmd *c, struct report *r)
     }
 }
 
+static int run_order(const struct cmd *c)
+{
+    struct order_conf oc = {.queues = c->queues ? c->queues : 4,
+                            .workers = c->workers ? c->workers : c->in_process ? 1 : 2,
+                            .frames = c->frames ? c->frames : 100000000,
+                            .balance_ms = c->in_process ? 0 : 100,
+                            .shift_ms = c->in_process ? 0 : 150,
+                            .interrupted = &gen_interrupted,
+                            .one_thread = c->in_process};
+    struct order_sum sum;
+    struct err e;
+
+    if (order_run(&oc, &sum, &e)) {
+        fprintf(stderr, "ringway bench: %s\n", e.text);
+        return gen_interrupted ? 130 : 1;
+    }
+    return order_report(&oc, &sum);
+}
+
 static int check_suite_names(const struct cmd *c)
 {
     char *names = c->suite_names ? strdup(c->suite_names) : NULL;
@@ -479,18 +524,22 @@ int bench_main(int argc, char **argv)
     status = status < 0 ? check_tcp(&c) : status;
     status = status < 0 ? take_sockets(&c) : status;
     status = status < 0 ? take_compare(&c) : status;
-    status = status < 0 && !c.in_process ? check_cpus(&c) : status;
+    status = status < 0 && !c.in_process && !c.order ? check_cpus(&c) : status;
     if (status >= 0) {
         json_decref(r.root);
         return status;
     }
-    if (c.in_process) {
+    if (c.in_process && c.queues < 2) {
         json_decref(r.root);
-        return inproc_run(&c.def, c.frames);
+        return inproc_run(&c.def, c.workers ? c.workers : 1, c.frames);
     }
     struct sigaction sa = {.sa_handler = on_signal}, old_int, old_term;
     sigaction(SIGINT, &sa, &old_int);
     sigaction(SIGTERM, &sa, &old_term);
+    if (c.order || c.in_process) {
+        json_decref(r.root);
+        return run_order(&c);
+    }
     if (c.suite) {
         run_suite(&c, &r);
     } else {

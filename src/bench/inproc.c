@@ -61,9 +61,10 @@ static int add_ports(struct inproc *p, unsigned n)
     return 0;
 }
 
-static int start(struct inproc *p, const struct subject_def *def)
+static int start(struct inproc *p, const struct subject_def *def, unsigned workers)
 {
-    struct dp_conf dc = {.evbase = p->base, .rundir = p->dir, .n_workers = 1, .no_threads = true};
+    struct dp_conf dc = {
+        .evbase = p->base, .rundir = p->dir, .n_workers = workers, .no_threads = true};
     struct gen_conf gc = {.n_pairs = def->n_pairs,
                           .path = (const char *const *)p->path,
                           .frame = def->frame,
@@ -95,7 +96,7 @@ static int start(struct inproc *p, const struct subject_def *def)
     return p->result;
 }
 
-int inproc_run(const struct subject_def *def, uint64_t frames)
+int inproc_run(const struct subject_def *def, unsigned workers, uint64_t frames)
 {
     struct inproc p = {.dir = "/tmp/ringway-bench-XXXXXX"};
     struct gen_rate rate;
@@ -104,7 +105,7 @@ int inproc_run(const struct subject_def *def, uint64_t frames)
         fprintf(stderr, "ringway bench: cannot make a directory in /tmp\n");
         return 1;
     }
-    int r = start(&p, def);
+    int r = start(&p, def, workers);
     r = r ? r : gen_learn(p.gen, &p.e);
     r = r ? r : gen_run_frames(p.gen, frames, &rate, &p.e);
     if (r) {

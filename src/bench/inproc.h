@@ -9,6 +9,6 @@
 #include "bench/cases.h"
 
 /* Exit status. Prints "frames N", the frames that the switch moved. */
-int inproc_run(const struct subject_def *def, uint64_t frames);
+int inproc_run(const struct subject_def *def, unsigned workers, uint64_t frames);
 
 #endif

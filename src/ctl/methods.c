@@ -797,7 +797,7 @@ static int workers_list(struct ctl *c, const json_t *params, json_t **result, st
                       "signals_per_s", r.signals, "busy", r.busy, "polling", r.idle, "sleeping",
                       r.sleep));
     }
-    *result = json_pack("{s:o}", "workers", list);
+    *result = json_pack("{s:o, s:I}", "workers", list, "moves", (json_int_t)dp_moves(c->dp));
     return 0;
 }
 

@@ -230,6 +230,11 @@ void dp_balance(struct dp *dp)
     }
 }
 
+uint64_t dp_moves(const struct dp *dp)
+{
+    return dp->place.moves;
+}
+
 static void on_balance(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd;

@@ -132,6 +132,7 @@ unsigned dp_worker_queues(const struct dp *dp, unsigned worker, struct rxq **out
 int dp_queue_pin(struct dp *dp, const char *port, unsigned queue, int worker, struct err *e);
 /* Measure the load of the queues and, if that was configured, spread them anew; called by a timer. */
 void dp_balance(struct dp *dp);
+uint64_t dp_moves(const struct dp *dp); /* how many queues it has moved */
 
 /* Tests (no_threads): one round of each worker in turn. Returns frames received. */
 uint32_t dp_run_once(struct dp *dp);

@@ -133,6 +133,7 @@ unsigned placement_balance(struct placement *p)
         b[which].worker = to;
         moves++;
     }
+    p->moves += moves;
     free(b);
     free(q);
     return moves;

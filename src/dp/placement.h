@@ -29,6 +29,7 @@ struct placement {
     struct worker *worker[WORKER_MAX];
     unsigned n_workers;
     uint64_t measured_ns; /* when loads were looked at last */
+    uint64_t moves;       /* by placement_balance(), since the start */
 };
 
 int placement_attach(struct placement *p, struct rxq *q, struct err *e);

@@ -51,8 +51,7 @@ static void port_vhost_disarm(struct rxq *q)
 /* Has the driver ever posted buffers here? */
 static bool look_shown(struct vq *vq)
 {
-    vq->shown |= vq->rxq.queue == 0 ||
-                 read_once(GUEST_PTR(const uint16_t, &vq->ring.avail->idx)) != vq->ring.idx;
+    vq->shown = vq->shown || vq->rxq.queue == 0 || ring_dev_more(RING_SPLIT, &vq->ring);
     return vq->shown;
 }
 

@@ -54,6 +54,17 @@ in_process --frame 65000 --tcp tso --guest linux
 in_process --frame 65000 --tcp tso --guest linux --taken
 in_process --frame 3000 --tcp tso --both --pairs 2
 
+# many queues: order within each flow, one thread and several
+usage_error '1 to 32' --in-process 1000 --queues 33
+usage_error '1 to 16' --order --workers 0
+for how in '--in-process 20000 --queues 4 --workers 2' '--order=50000 --queues 2 --workers 2'; do
+    # shellcheck disable=SC2086
+    "$ringway" bench $how >"$dir/out" 2>"$dir/err" || fail "$how: $(cat "$dir/out" "$dir/err")"
+    grep -q 'bad 0 wrong order 0 wrong ring 0' "$dir/out" || fail "$how: $(cat "$dir/out")"
+done
+"$ringway" bench --in-process 20000 --both --workers 2 >"$dir/out" 2>"$dir/err"
+grep -q 'lost 0 bad 0$' "$dir/out" || fail "two workers in turn: $(cat "$dir/out" "$dir/err")"
+
 # through a process of its own, where there are two CPUs
 if [ "$(nproc)" -ge 2 ]; then
     "$ringway" bench --compare limit --verify --both --rounds 2 --duration 0.1 --json >"$dir/json" \
