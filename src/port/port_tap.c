@@ -44,6 +44,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/if.h>
+#include <linux/if_arp.h>
 #include <linux/if_tun.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
@@ -60,6 +61,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/text.h"
 #include "pkt/segment.h"
 #include "port/kinds.h"
 
@@ -656,6 +658,28 @@ static int set_mtu(struct port_tap *t, unsigned mtu, struct err *e)
     return 0;
 }
 
+static int set_mac(struct port_tap *t, const char *text, struct err *e)
+{
+    struct ifreq ifr;
+    uint8_t mac[6];
+
+    text_read_mac(text, mac);
+    tap_ifreq(t, &ifr);
+    if (ioctl(t->ctl_fd, SIOCGIFHWADDR, &ifr) == 0 && !memcmp(ifr.ifr_hwaddr.sa_data, mac, 6)) {
+        return 0; /* an ordinary user may say what is so already */
+    }
+    tap_ifreq(t, &ifr);
+    ifr.ifr_hwaddr.sa_family = ARPHRD_ETHER;
+    memcpy(ifr.ifr_hwaddr.sa_data, mac, sizeof(mac));
+    if (ioctl(t->ctl_fd, SIOCSIFHWADDR, &ifr)) {
+        int code = errno;
+        return err_set(e, -code, "port %s: cannot set the address of tap device %s: %s%s",
+                       t->port.name, t->ifname, strerror(code),
+                       code == EPERM ? "; this needs CAP_NET_ADMIN" : "");
+    }
+    return 0;
+}
+
 static int set_up(struct port_tap *t, struct err *e)
 {
     struct ifreq ifr;
@@ -699,6 +723,9 @@ static int set_link(struct port_tap *t, bool down, struct err *e)
 
 static int tap_set(struct port *p, const char *key, const char *value, struct err *e)
 {
+    if (!strcmp(key, "mac")) {
+        return set_mac(tap_of(p), value, e);
+    }
     if (!strcmp(key, "link")) {
         return set_link(tap_of(p), !strcmp(value, "down"), e);
     }
@@ -744,6 +771,7 @@ static int tap_bind(struct port_tap *t, const struct port_conf *c, struct err *e
                          .nl_fd = -1};
     struct ifreq ifr;
     unsigned want = (unsigned)port_conf_number(c, "mtu", 0);
+    const char *mac = port_conf_get(c, "mac");
     int rc = tap_open(&o);
 
     t->q.fd = o.tun_fd; /* also on failure: destroy closes what is open */
@@ -764,6 +792,7 @@ static int tap_bind(struct port_tap *t, const struct port_conf *c, struct err *e
     t->ifindex = (unsigned)ifr.ifr_ifindex;
     tap_query(t);
     rc = want ? set_mtu(t, want, e) : 0;
+    rc = !rc && mac ? set_mac(t, mac, e) : rc;
     rc = !rc && t->created ? set_up(t, e) : rc;
     return !rc && t->port.down ? set_carrier(t, false, e) : rc;
 }
@@ -838,6 +867,7 @@ static const struct port_option_def tap_options[] = {
     {"mtu", "largest payload in bytes, 68-65521 (default: the device's own, 1500 if new)",
      .changeable = true, .type = PORT_NUMBER, .min = TAP_MTU_MIN, .max = TAP_MTU_MAX},
     PORT_OPTION_LINK,
+    {"mac", "the device's address (default: as it is)", .changeable = true, .type = PORT_MAC},
     {"offload", "what the host may leave to others when it sends: words like csum+tso (default all)",
      .check = port_check_offload},
     {NULL},

@@ -470,6 +470,17 @@ def test_device_moves_to_another_namespace(lab):
     a.expect(frame(HOST[1], HOST[0], 62))
 
 
+def test_address(lab):
+    a = lab.netns('a')
+    sw = lab.switch(f'tap0=tap,netns={a},mac=52:54:00:00:77:01')
+    assert lab.link(a, 'tap0')['address'] == '52:54:00:00:77:01'
+    sw.ok('port', 'set', 'tap0', 'mac=52:54:00:00:77:02')
+    assert lab.link(a, 'tap0')['address'] == '52:54:00:00:77:02'
+    p = sw.ctl('port', 'set', 'tap0', 'mac=01:00:5e:00:00:01')
+    assert p.returncode == 1 and 'not the address of a station' in p.stderr
+    assert re.search(r'mac: .?52:54:00:00:77:02', sw.ok('show', 'config'))
+
+
 def test_mtu_changes(lab):
     net = Net(lab, 2, key=',mtu=1400', addresses=False)
     a, b = net.nics()
