@@ -566,6 +566,45 @@ def test_slots_come_and_go_under_traffic(net):
     assert net.drops(a.name) == {} and net.drops(b.name) == {}
 
 
+def test_every_slot_under_traffic(net):
+    """509 regions come one by one while frames travel, each is found by its address, and they go."""
+    mb, small, slots = 1 << 20, 8192, 509
+    base = [(0, 4 * mb)]
+    more = [(4 * mb + i * small, small) for i in range(slots - 1)]
+    random.Random(509).shuffle(more)  # in the file; guest addresses follow the order of the list
+    a = net.nic('cloud_hypervisor', mem=Memory(8 * mb, base + more), only=1)
+    b = net.nic()
+    everywhere = random.Random(1).sample(range(1, slots), slots - 1)
+
+    def send_from(region, seq):
+        off = a.mem.regions[region][3] + seq * 64 % 4096
+        f = frame(b.mac, a.mac, 100 + seq % 900, seq)
+        a.mem.map[off:off + 12 + len(f)] = bytes(12) + f
+        a.reap()
+        a.tx.add([(off, 12 + len(f))], False)
+        a.tx.publish()
+        return f
+
+    for n, region in enumerate(everywhere):
+        a.add_region(region)
+        f = send_from(region, n)
+        assert b.recv() == f
+        b.send_frames(frame(a.mac, b.mac, 60, n))
+        assert a.recv() == frame(a.mac, b.mac, 60, n)
+    assert net.state(a.name)['memory_regions'] == slots
+    one_more = struct.pack('<QQQQQ', 0, 1 << 50, small, 1 << 51, 0)
+    assert a.ack(vu.ADD_MEM_REG, one_more, [a.mem.fd]) != 0
+    assert 'all 509 memory slots are taken' in net.state(a.name)['last_error']
+    for n, region in enumerate(everywhere):  # in another order, now that all are there
+        f = send_from(everywhere[n * 7 % len(everywhere)], n)
+        assert b.recv() == f
+    for n, region in enumerate(everywhere):
+        a.rem_region(region)
+        cross(a, b, n)
+    assert net.state(a.name)['memory_regions'] == 1
+    assert net.drops(a.name) == {} and net.drops(b.name) == {}
+
+
 MB = 1 << 20
 
 

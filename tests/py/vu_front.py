@@ -482,6 +482,7 @@ class Nic(Front):
     mem      made to measure if not given: rings, receive buffers, transmit buffers
     pairs    rings 2k and 2k + 1 are pair k; use(k) says which of them rx and tx stand for
     active   the first so many pairs are enabled and have buffers
+    only     so many regions of mem at first, for orders with slots
     """
 
     FEATURES = Front.FEATURES | EVENT_IDX
@@ -489,7 +490,7 @@ class Nic(Front):
     SLOTS = 15
 
     def __init__(self, path, order='qemu', features=FEATURES, num=256, base=0, rx_size=2048,
-                 bufs=None, polled=False, mem=None, mac=None, pairs=1, active=None):
+                 bufs=None, polled=False, mem=None, mac=None, pairs=1, active=None, only=None):
         bufs = num if bufs is None else bufs
         room = (32 * num + 0xffff) & ~0xffff  # of one ring
         slab = 2 * pairs * room
@@ -500,6 +501,7 @@ class Nic(Front):
         self.tx.close()
         self.rings = [Ring(self.mem, i, num, base, at=room * i) for i in range(2 * pairs)]
         self.pairs, self.active = pairs, pairs if active is None else active
+        self.only = only
         if pairs > 1:
             features |= NET_MQ
         self.slab0, self.features, self.polled = slab, features, polled
@@ -595,7 +597,7 @@ class Nic(Front):
         self.send(GET_QUEUE_NUM, flags=1 | NEED_REPLY)  # its own reply is the answer
         assert struct.unpack('<Q', self.reply(GET_QUEUE_NUM))[0] >= 2
         self.set_features()
-        for i in range(len(self.mem.regions)):
+        for i in range(self.only or len(self.mem.regions)):
             self.add_region(i)
         self.each(self.set_num, self.set_addr, self.set_base, self.set_call, self.set_kick)
         self.each(self.enable)
