@@ -37,10 +37,13 @@ struct flow {
     uint16_t egress;
 };
 
-static const uint8_t all_frames[PKT_BURST] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10,
-                                              11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
-                                              22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
-static_assert(PKT_BURST == 32, "the table above");
+static const uint8_t all_frames[PKT_BURST] = {
+     0,  1,  2,  3,  4,  5,  6,  7,  8,  9, 10, 11, 12, 13, 14, 15,
+    16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+    32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
+    48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63,
+};
+static_assert(PKT_BURST == 64, "the table above");
 
 /* The first eight bytes at p; a frame has at least 14. */
 static ALWAYS_INLINE uint64_t load_64(const uint8_t *p)

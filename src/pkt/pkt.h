@@ -28,7 +28,7 @@
 #include "mem/gmem.h"
 #include "vnet/vnet_hdr.h"
 
-#define PKT_BURST 32          /* frames per batch */
+#define PKT_BURST 64          /* frames per batch */
 #define PKT_MIN_LEN 14        /* an Ethernet header */
 #define PKT_MAX_LEN (65535 + 14 + 8) /* the largest IP datagram, Ethernet, two VLAN tags */
 #define PKT_HEADROOM 128      /* for tags and outer headers in front; multiple of 64 */
