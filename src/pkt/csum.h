@@ -68,6 +68,12 @@ struct csum_acc {
     csum_lanes both, high;
 };
 
+/* One load: the compiler would rather repeat it than keep the value in a register. */
+static ALWAYS_INLINE csum_lanes csum_load(const uint8_t *s)
+{
+    return *(const volatile csum_lanes_una *)s;
+}
+
 static ALWAYS_INLINE void csum_take(struct csum_acc *a, csum_lanes v)
 {
     a->both += v;
@@ -121,7 +127,7 @@ static ALWAYS_INLINE uint64_t csum_move(uint8_t *d, const uint8_t *s, uint32_t l
         return csum_move_words(d, s, len);
     }
     for (; len >= 2 * CSUM_STEP; len -= 2 * CSUM_STEP, s += 2 * CSUM_STEP) {
-        csum_lanes v = *(const csum_lanes_una *)s, w = *(const csum_lanes_una *)(s + CSUM_STEP);
+        csum_lanes v = csum_load(s), w = csum_load(s + CSUM_STEP);
 
         csum_take(&a, v);
         csum_take(&a, w);
@@ -132,7 +138,7 @@ static ALWAYS_INLINE uint64_t csum_move(uint8_t *d, const uint8_t *s, uint32_t l
         }
     }
     if (len >= CSUM_STEP) {
-        csum_lanes v = *(const csum_lanes_una *)s;
+        csum_lanes v = csum_load(s);
 
         csum_take(&a, v);
         if (d) {
@@ -146,7 +152,7 @@ static ALWAYS_INLINE uint64_t csum_move(uint8_t *d, const uint8_t *s, uint32_t l
         return csum_total(&a) + csum_move_words(d, s, len);
     }
     if (len) {
-        csum_lanes v = *(const csum_lanes_una *)(s + len - CSUM_STEP);
+        csum_lanes v = csum_load(s + len - CSUM_STEP);
 
         csum_take(&a, v & *(const csum_lanes_una *)(csum_last + len));
         if (d) {

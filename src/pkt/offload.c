@@ -117,7 +117,7 @@ static uint16_t be16(const uint8_t *p)
     return (uint16_t)(p[0] << 8 | p[1]);
 }
 
-static struct pkt_l4 find_l4_v4(const uint8_t *d, uint32_t n, struct pkt_l4 r)
+static ALWAYS_INLINE struct pkt_l4 find_l4_v4(const uint8_t *d, uint32_t n, struct pkt_l4 r)
 {
     const uint8_t *ip = d + r.l3;
     uint32_t hdr;
@@ -158,7 +158,8 @@ static struct pkt_l4 find_l4_v6(const uint8_t *d, uint32_t n, struct pkt_l4 r)
     return r;
 }
 
-struct pkt_l4 pkt_find_l4(const uint8_t *d, uint32_t n)
+/* Inlined, so that the result stays in registers. */
+static ALWAYS_INLINE struct pkt_l4 find_l4(const uint8_t *d, uint32_t n)
 {
     struct pkt_l4 r = {.l3 = ETH_LEN};
 
@@ -183,11 +184,16 @@ struct pkt_l4 pkt_find_l4(const uint8_t *d, uint32_t n)
     }
 }
 
+struct pkt_l4 pkt_find_l4(const uint8_t *d, uint32_t n)
+{
+    return find_l4(d, n);
+}
+
 /* May the checksum be where the sender says?  Inside the frame, and not on a byte that decides where
  * the frame goes: headers are completed after the decision was made on them.  Inside the snapshot, so
  * that it is completed before it leaves. */
-static bool csum_place_ok(const struct pkt *p, const struct pkt_l4 *at, uint32_t start,
-                          uint32_t offset)
+static ALWAYS_INLINE bool csum_place_ok(const struct pkt *p, const struct pkt_l4 *at, uint32_t start,
+                                        uint32_t offset)
 {
     if (start + offset + 2 > p->snap_len || start < (at->l4 ? at->l4 : at->l3) || (at->ip && !at->l4)) {
         return false;
@@ -275,7 +281,7 @@ static uint16_t gso_check(const struct pkt *p, const struct vnet_hdr *said,
     return OFFLOAD_CSUM | kind | (ecn ? OFFLOAD_ECN : 0);
 }
 
-static bool is_dhcp(const struct pkt *p, const struct pkt_l4 *at)
+static ALWAYS_INLINE bool is_dhcp(const struct pkt *p, const struct pkt_l4 *at)
 {
     if (at->proto != IP_UDP || !at->l4 || at->l4 + 4u > p->snap_len) {
         return false;
@@ -285,9 +291,22 @@ static bool is_dhcp(const struct pkt *p, const struct pkt_l4 *at)
     return to == PORT_DHCP_CLIENT || to == PORT_DHCPV6_CLIENT;
 }
 
+/* All at once: a header stored field by field and loaded as a whole waits for its stores. */
+static ALWAYS_INLINE void put_header(uint8_t *to, const struct vnet_hdr *gso, uint64_t flags,
+                                     uint64_t csum_start, uint32_t csum_offset)
+{
+    uint64_t first = flags | (uint64_t)gso->gso_type << 8 | (uint64_t)gso->hdr_len << 16 |
+                     (uint64_t)gso->gso_size << 32 | csum_start << 48;
+    uint32_t second = csum_offset | 1u << 16; /* num_buffers */
+
+    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "as the fields lie in struct vnet_hdr");
+    memcpy(to, &first, sizeof(first));
+    memcpy(to + sizeof(first), &second, sizeof(second));
+}
+
 int offload_check(struct pkt *p, const struct vnet_hdr *said, uint16_t sent)
 {
-    struct vnet_hdr h = {.num_buffers = 1};
+    struct vnet_hdr gso = {0};
     uint16_t asked = gso_asked(said->gso_type);
 
     asked |= said->flags & VNET_F_NEEDS_CSUM ? OFFLOAD_CSUM : 0;
@@ -301,22 +320,27 @@ int offload_check(struct pkt *p, const struct vnet_hdr *said, uint16_t sent)
     if (asked & OFFLOAD_GSO && !(asked & OFFLOAD_CSUM)) {
         return DROP_BAD_GSO;
     }
-    if (asked) {
-        struct pkt_l4 at = pkt_find_l4(p->data, p->snap_len);
-
-        if (!csum_place_ok(p, &at, said->csum_start, said->csum_offset)) {
-            return DROP_BAD_CSUM;
-        }
-        p->offload = asked & OFFLOAD_GSO ? gso_check(p, said, &at, &h) : OFFLOAD_CSUM;
-        if (!p->offload) {
-            return DROP_BAD_GSO;
-        }
-        h.flags = VNET_F_NEEDS_CSUM;
-        h.csum_start = said->csum_start;
-        h.csum_offset = said->csum_offset;
-        p->offload |= p->offload == OFFLOAD_CSUM && is_dhcp(p, &at) ? OFFLOAD_WHOLE_SUM : 0;
+    if (!asked) {
+        put_header(p->data - VNET_HDR_LEN, &gso, 0, 0, 0);
+        return DROP_N;
     }
-    memcpy(p->data - VNET_HDR_LEN, &h, sizeof(h));
+    struct pkt_l4 at = find_l4(p->data, p->snap_len);
+
+    if (!csum_place_ok(p, &at, said->csum_start, said->csum_offset)) {
+        return DROP_BAD_CSUM;
+    }
+    p->offload = OFFLOAD_CSUM;
+    if (asked & OFFLOAD_GSO) {
+        struct pkt_l4 place = at; /* a copy, so that `at` itself stays in registers */
+
+        p->offload = gso_check(p, said, &place, &gso);
+    }
+    if (!p->offload) {
+        return DROP_BAD_GSO;
+    }
+    p->offload |= p->offload == OFFLOAD_CSUM && is_dhcp(p, &at) ? OFFLOAD_WHOLE_SUM : 0;
+    put_header(p->data - VNET_HDR_LEN, &gso, VNET_F_NEEDS_CSUM, said->csum_start,
+               said->csum_offset);
     return DROP_N;
 }
 

@@ -117,69 +117,90 @@ static void whole(struct segmenter *s, struct segment *out)
     s->next = s->p->len;
 }
 
-/* What follows from the length of the segment: nothing but the last one differs. */
+static void patch(struct segment *out, uint32_t at, uint16_t wire)
+{
+    out->patch[out->n_patch++] = (struct segment_patch){(uint16_t)at, wire};
+}
+
+static uint16_t wire16(uint32_t v)
+{
+    return __builtin_bswap16((uint16_t)v);
+}
+
+/* What follows from the length of the segment: the last one's differ, and no others. */
 static void set_lengths(struct segmenter *s, uint32_t payload)
 {
     uint8_t *ip = s->head + s->place.l3, *l4 = s->head + s->place.l4;
     const uint32_t l4_len = s->hdr_len - s->place.l4 + payload;
     const uint32_t sum_at = s->place.l4 + s->h.csum_offset;
+    struct csum ip_sum = {0}, l4_sum = {0};
 
-    if (s->place.ip == 4) {
-        put_be16(ip + 2, s->hdr_len - s->place.l3 + payload);
-    } else {
-        put_be16(ip + 4, s->hdr_len - s->place.l3 + payload - 40);
-    }
     if (s->carries & OFFLOAD_USO) {
         put_be16(l4 + 4, l4_len);
     }
     memcpy(s->head + sum_at, s->p->data + sum_at, 2);
     adapt_pseudo_sum(s->head + sum_at, s->p->len - s->place.l4, l4_len);
+    if (s->place.ip == 4) {
+        put_be16(ip + 2, s->hdr_len - s->place.l3 + payload);
+        csum_bytes(&ip_sum, ip, (ip[0] & 15u) * 4);
+    } else {
+        put_be16(ip + 4, s->hdr_len - s->place.l3 + payload - 40);
+    }
+    csum_bytes(&l4_sum, l4, s->hdr_len - s->place.l4);
+    s->ip_sum = ip_sum.sum;
+    s->l4_sum = l4_sum.sum;
 }
 
-static void tcp_segment(const struct segmenter *s, uint8_t *tcp, bool last)
+/* Sequence number and flags: FIN and PSH are the last segment's, CWR is the first one's. */
+static void tcp_segment(const struct segmenter *s, struct segment *out, bool last)
 {
-    const uint8_t *first = s->p->data + s->place.l4;
-    uint32_t seq = (uint32_t)get_be16(first + 4) << 16 | get_be16(first + 6);
-    uint8_t drop = (last ? 0 : TCP_FIN_PSH) | (s->index ? TCP_CWR : 0);
+    const uint32_t at = s->place.l4;
+    const uint8_t *tcp = s->p->data + at;
+    uint32_t seq = ((uint32_t)get_be16(tcp + 4) << 16 | get_be16(tcp + 6)) + s->index * s->step;
+    uint32_t drop = (last ? 0 : TCP_FIN_PSH) | (s->index ? TCP_CWR : 0);
+    uint16_t high = wire16(seq >> 16), low = wire16(seq), flags = wire16(get_be16(tcp + 12) & ~drop);
 
-    put_be32(tcp + 4, seq + s->index * s->step);
-    tcp[13] = first[13] & (uint8_t)~drop;
+    patch(out, at + 4, high);
+    patch(out, at + 6, low);
+    patch(out, at + 12, flags);
+    out->head_sum += (uint32_t)high + low + flags;
 }
 
-/* Next identification, and the checksum over it and the length. */
-static void ipv4_segment(const struct segmenter *s, uint8_t *ip)
+/* The next identification, and the checksum with it. */
+static void ipv4_segment(const struct segmenter *s, struct segment *out)
 {
-    struct csum c = {.sum = s->ip_sum};
-    uint16_t len, id, sum;
+    uint16_t id = wire16(get_be16(s->p->data + s->place.l3 + 4) + s->index);
+    struct csum sum = {.sum = s->ip_sum + id};
 
-    put_be16(ip + 4, get_be16(s->p->data + s->place.l3 + 4) + s->index);
-    memcpy(&len, ip + 2, 2);
-    memcpy(&id, ip + 4, 2);
-    c.sum += (uint32_t)len + id;
-    sum = csum_field(&c, false);
-    memcpy(ip + 10, &sum, 2);
+    patch(out, s->place.l3 + 4u, id);
+    patch(out, s->place.l3 + 10u, csum_field(&sum, false));
 }
 
-/* All segments have the headers of the first, and few bytes change from one to the next. */
+/* The head of all segments, zero where it is patched. */
 static void begin_heads(struct segmenter *s)
 {
-    uint8_t *ip = s->head + s->place.l3;
+    uint8_t *ip = s->head + s->place.l3, *l4 = s->head + s->place.l4;
 
     memcpy(s->head, s->p->data, s->hdr_len);
     if (s->place.ip == 4) {
-        struct csum c = {0};
-
-        memset(ip + 2, 0, 4);
+        memset(ip + 4, 0, 2);
         memset(ip + 10, 0, 2);
-        csum_bytes(&c, ip, (ip[0] & 15u) * 4);
-        s->ip_sum = csum_fold(c.sum);
+    }
+    if (!(s->carries & OFFLOAD_USO)) {
+        memset(l4 + 4, 0, 4);
+        memset(l4 + 12, 0, 2);
+    }
+    s->seg_h = (struct vnet_hdr){.num_buffers = 1};
+    if (s->partial) {
+        s->seg_h.flags = VNET_F_NEEDS_CSUM;
+        s->seg_h.csum_start = s->h.csum_start;
+        s->seg_h.csum_offset = s->h.csum_offset;
     }
 }
 
 static void transport_segment(struct segmenter *s, struct segment *out)
 {
-    uint8_t *l4 = s->head + s->place.l4;
-
+    out->h = s->seg_h;
     out->head = s->head;
     out->head_len = s->hdr_len;
     out->from = s->next;
@@ -189,17 +210,14 @@ static void transport_segment(struct segmenter *s, struct segment *out)
     if (!s->index || last) {
         set_lengths(s, out->len);
     }
-    if (s->place.ip == 4) {
-        ipv4_segment(s, s->head + s->place.l3);
-    }
+    out->head_sum = s->l4_sum;
     if (!(s->carries & OFFLOAD_USO)) {
-        tcp_segment(s, l4, last);
+        tcp_segment(s, out, last);
     }
-    if (s->partial) {
-        out->h.flags = VNET_F_NEEDS_CSUM;
-        out->h.csum_start = s->h.csum_start;
-        out->h.csum_offset = s->h.csum_offset;
-    } else {
+    if (s->place.ip == 4) {
+        ipv4_segment(s, out);
+    }
+    if (!s->partial) {
         out->sum_from = s->h.csum_start;
         out->sum_at = (uint16_t)(s->h.csum_start + s->h.csum_offset);
         out->sum_udp = s->carries & OFFLOAD_USO;
@@ -282,12 +300,13 @@ bool segmenter_next(struct segmenter *s, struct segment *out)
         return false;
     }
     out->sum_at = 0;
+    out->n_patch = 0;
     if (!s->step) {
         whole(s, out);
         return true;
     }
-    out->h = (struct vnet_hdr){.num_buffers = 1};
     if (s->carries & OFFLOAD_UFO) {
+        out->h = (struct vnet_hdr){.num_buffers = 1};
         out->head = out->buf;
         memcpy(out->buf, s->p->data, s->hdr_len);
         ip_fragment(s, out);
@@ -299,12 +318,23 @@ bool segmenter_next(struct segmenter *s, struct segment *out)
     return true;
 }
 
+void segment_apply_patches(struct segment *seg)
+{
+    if (seg->head != seg->buf) {
+        memcpy(seg->buf, seg->head, seg->head_len);
+        seg->head = seg->buf;
+    }
+    for (uint32_t i = 0; i < seg->n_patch; i++) {
+        memcpy(seg->buf + seg->patch[i].at, &seg->patch[i].word, sizeof(seg->patch[i].word));
+    }
+    seg->n_patch = 0;
+}
+
 uint16_t segment_sum(const struct segmenter *s, const struct segment *seg)
 {
     struct pkt_reader r = pkt_reader_at(s->p, seg->from);
-    struct csum c = {0};
+    struct csum c = segment_head_sum(seg);
 
-    csum_bytes(&c, seg->head + seg->sum_from, seg->head_len - seg->sum_from);
     for (uint32_t left = seg->len; left;) {
         uint32_t n = left;
         const uint8_t *run = pkt_read(&r, &n);

@@ -7,7 +7,12 @@
  * sums it on the way if the receiver wants the checksum in the frame:
  *
  *     head[0 .. head_len)  +  bytes [from, from + len) of the packet
+ *     patch[0 .. n_patch)  words of the head that are others in this segment
  *     sum_at != 0:  store the checksum over [sum_from, end) there; the field holds the start value
+ *
+ * The head is shared by all segments, and what differs is kept beside it: a word stored into it
+ * would be loaded again at once as part of a longer run, and such a load waits until every store
+ * before it, the payload of the segment before, has reached the cache.
  *
  * Rules: virtio 1.4, 5.1.9.4; for the header fields RFC 9293 (TCP), RFC 3168 6.1.2 (CWR on the first
  * segment only), RFC 791 and RFC 8200 4.5 (fragments of a UFO datagram).
@@ -17,16 +22,26 @@
 #ifndef PKT_SEGMENT_H
 #define PKT_SEGMENT_H
 
+#include "pkt/csum.h"
 #include "pkt/offload.h"
 #include "pkt/pkt.h"
 #include "vnet/vnet_hdr.h"
 
 #define SEGMENT_HEAD_MAX (PKT_SNAP + 8) /* a snapshot and an IPv6 fragment header */
 
+#define SEGMENT_PATCHES 5
+
+struct segment_patch {
+    uint16_t at, word; /* in the order of the wire */
+};
+
 struct segment {
     struct vnet_hdr h;     /* for this receiver; num_buffers = 1 */
     const uint8_t *head;   /* in the snapshot, in the segmenter (until the next one), or in buf */
     uint32_t head_len;
+    uint32_t n_patch;
+    struct segment_patch patch[SEGMENT_PATCHES];
+    uint64_t head_sum; /* if n_patch: over [sum_from, head_len) of the patched head */
     uint32_t from, len;    /* payload, as offsets in the packet */
     uint16_t sum_from, sum_at; /* offsets in the segment; sum_at 0: nothing to complete */
     bool sum_udp;              /* a sum of 0 is stored as 0xffff (RFC 768) */
@@ -45,8 +60,10 @@ struct segmenter {
     uint32_t index;
     uint32_t frag_id;     /* UFO over IPv6 */
     uint16_t whole_sum;   /* UFO: of the datagram */
-    uint32_t ip_sum;      /* TSO, USO: of the IPv4 header without what changes */
-    uint8_t head[SEGMENT_HEAD_MAX]; /* TSO, USO: headers of the segment at hand */
+    /* TSO, USO */
+    struct vnet_hdr seg_h;          /* of each segment */
+    uint64_t ip_sum, l4_sum;        /* of the headers without what is patched */
+    uint8_t head[SEGMENT_HEAD_MAX]; /* of all segments but the last, then of that */
 };
 
 /* Begin with p for a receiver that takes `takes`. DROP_N, or why it cannot have it. */
@@ -79,6 +96,21 @@ static ALWAYS_INLINE const uint8_t *pkt_read(struct pkt_reader *r, uint32_t *len
         r->run++;
         r->at = 0;
     }
+}
+
+/* The head with its patches in it, in buf, for whoever does not want to know of them. */
+void segment_apply_patches(struct segment *seg);
+
+/* The sum to begin with: of the head from sum_from on. */
+static ALWAYS_INLINE struct csum segment_head_sum(const struct segment *seg)
+{
+    struct csum c = {.odd = (seg->head_len - seg->sum_from) & 1, .sum = seg->head_sum};
+
+    if (!seg->n_patch) {
+        c = (struct csum){0};
+        csum_bytes(&c, seg->head + seg->sum_from, seg->head_len - seg->sum_from);
+    }
+    return c;
 }
 
 /* The checksum of a segment that no copy was summed for; reads the payload. Native order. */

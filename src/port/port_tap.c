@@ -249,13 +249,12 @@ static int write_segment(int fd, struct tap_scratch *t)
     struct pkt_reader r = pkt_reader_at(t->segmenter.p, seg->from);
     int n = 2;
 
+    if (seg->n_patch || seg->sum_at) {
+        segment_apply_patches(seg);
+    }
     if (seg->sum_at) { /* rare: DHCP */
         uint16_t field = segment_sum(&t->segmenter, seg);
 
-        if (seg->head != seg->buf) {
-            memcpy(seg->buf, seg->head, seg->head_len);
-            seg->head = seg->buf;
-        }
         memcpy(seg->buf + seg->sum_at, &field, sizeof(field));
     }
     t->iov[0] = (struct iovec){&seg->h, VNET_HDR_LEN};

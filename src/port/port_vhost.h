@@ -89,10 +89,9 @@ struct tx_result {
 
 /* Any packet into any chains of the burst from `at` on. f->p is NULL, or p with its rest. */
 #define VHOST_OUT_DECLARE(level)                                                                   \
-    struct tx_result port_vhost_out_##level(struct vq *vq, const struct gmem *mem,                 \
-                                            const struct ring_burst *rb, uint32_t at,              \
-                                            const struct pkt *p, uint32_t *lens,                   \
-                                            struct tx_frame *f);
+    void port_vhost_out_##level(struct vq *vq, const struct gmem *mem,                             \
+                                const struct ring_burst *rb, uint32_t at, const struct pkt *p,     \
+                                uint32_t *lens, struct tx_frame *f, struct tx_result *r);
 HOT_FOR_LEVELS(VHOST_OUT_DECLARE)
 
 /* The callbacks that move frames, once per machine level; contracts in port.h. */

@@ -519,8 +519,9 @@ static ALWAYS_INLINE struct tx_sum tx_burst(struct port *port, struct vq *vq, st
         if (likely(k == max)) {
             continue;
         }
-        struct tx_result r = HOT(port_vhost_out)(vq, mem, rb, s.chains, &b->pkt[*idx], lens,
-                                                 &t->frame);
+        struct tx_result r;
+
+        HOT(port_vhost_out)(vq, mem, rb, s.chains, &b->pkt[*idx], lens, &t->frame, &r);
         s.chains += r.n_chains;
         s.frames += r.frames;
         s.bytes += r.bytes;

@@ -117,13 +117,8 @@ static ALWAYS_INLINE bool out_payload(struct out_pos *o, const struct pkt *p,
 
 static bool out_summed(struct out_pos *o, const struct pkt *p, struct segment *seg)
 {
-    struct csum sum = {0};
+    struct csum sum = segment_head_sum(seg);
 
-    if (seg->head != seg->buf) { /* the snapshot serves other receivers too */
-        memcpy(seg->buf, seg->head, seg->head_len);
-        seg->head = seg->buf;
-    }
-    csum_bytes(&sum, seg->buf + seg->sum_from, seg->head_len - seg->sum_from);
     if (!out_payload(o, p, seg, &sum)) {
         return false;
     }
@@ -138,6 +133,9 @@ static bool out_segment(struct out_pos o, const struct pkt *p, struct segment *s
     uint32_t hdr_len = o.vq->hdr_len;
 
     front.lens = NULL;
+    if (seg->n_patch || seg->sum_at) {
+        segment_apply_patches(seg); /* into a copy: the snapshot serves other receivers too */
+    }
     return out_skip(&o, hdr_len + seg->head_len) &&
            (seg->sum_at ? out_summed(&o, p, seg) : out_payload(&o, p, seg, NULL)) &&
            out_bytes(&front, &seg->h, hdr_len) && out_bytes(&front, seg->head, seg->head_len);
@@ -152,7 +150,7 @@ static ALWAYS_INLINE void put_segment(uint8_t *d, uint32_t hdr_len, const struct
     struct csum sum = {0};
 
     if (summed) {
-        csum_bytes(&sum, seg->head + seg->sum_from, seg->head_len - seg->sum_from);
+        sum = segment_head_sum(seg);
     }
     for (uint32_t left = seg->len; left;) {
         uint32_t n = left;
@@ -167,6 +165,9 @@ static ALWAYS_INLINE void put_segment(uint8_t *d, uint32_t hdr_len, const struct
         left -= n;
     }
     copy_bytes(head, seg->head, seg->head_len);
+    for (uint32_t i = 0; i < seg->n_patch; i++) {
+        memcpy(head + seg->patch[i].at, &seg->patch[i].word, sizeof(seg->patch[i].word));
+    }
     if (summed) {
         uint16_t field = csum_field(&sum, seg->sum_udp);
 
@@ -194,7 +195,6 @@ static ALWAYS_INLINE bool out_flat(struct vq *vq, const struct gmem *mem, const 
         return false;
     }
     *written = need;
-    seg->h.num_buffers = 1;
     if (seg->sum_at) {
         put_segment(GUEST_PTR(uint8_t, va), vq->hdr_len, p, seg, true);
     } else {
@@ -311,28 +311,26 @@ static void send_segments(struct vq *vq, const struct gmem *mem, const struct ri
     } while (segmenter_next(&f->s, &f->seg));
 }
 
-struct tx_result HOT(port_vhost_out)(struct vq *vq, const struct gmem *mem,
-                                     const struct ring_burst *rb, uint32_t at, const struct pkt *p,
-                                     uint32_t *lens, struct tx_frame *f)
+void HOT(port_vhost_out)(struct vq *vq, const struct gmem *mem, const struct ring_burst *rb,
+                         uint32_t at, const struct pkt *p, uint32_t *lens, struct tx_frame *f,
+                         struct tx_result *r)
 {
-    struct tx_result r = {.why = DROP_N};
-
+    *r = (struct tx_result){.why = DROP_N};
     if (f->p != p) {
         f->p = p;
-        r.why = segmenter_init(&f->s, p, read_once(&vq->takes));
-        if (r.why != DROP_N) {
+        r->why = segmenter_init(&f->s, p, read_once(&vq->takes));
+        if (r->why != DROP_N) {
             f->p = NULL;
-            return r;
+            return;
         }
         segmenter_next(&f->s, &f->seg);
     }
-    send_segments(vq, mem, rb, at, lens, f, &r);
-    bool small = r.why == DROP_BUFFERS_SMALL ||
-                 (r.why == DROP_NO_BUFFERS && !at && !r.n_chains && rb->n == RING_BURST);
+    send_segments(vq, mem, rb, at, lens, f, r);
+    bool small = r->why == DROP_BUFFERS_SMALL ||
+                 (r->why == DROP_NO_BUFFERS && !at && !r->n_chains && rb->n == RING_BURST);
     if (unlikely(small) && split_instead(f, vq)) {
-        send_segments(vq, mem, rb, at, lens, f, &r);
+        send_segments(vq, mem, rb, at, lens, f, r);
     }
-    r.need_more = r.why == DROP_NO_BUFFERS;
-    f->p = r.need_more ? p : NULL;
-    return r;
+    r->need_more = r->why == DROP_NO_BUFFERS;
+    f->p = r->need_more ? p : NULL;
 }

@@ -194,10 +194,13 @@ static void check_frame(unsigned k, const struct plan *pl, uint32_t i, const str
 static uint32_t realize(const struct segmenter *s, const struct segment *seg)
 {
     struct pkt_reader r = pkt_reader_at(&t.p, seg->from);
+    struct segment patched = *seg;
     uint32_t at = seg->head_len;
 
     assert_true(seg->head == t.p.data || seg->head_len <= SEGMENT_HEAD_MAX);
-    memcpy(t.got, seg->head, seg->head_len);
+    assert_true(seg->n_patch <= SEGMENT_PATCHES);
+    segment_apply_patches(&patched);
+    memcpy(t.got, patched.head, seg->head_len);
     for (uint32_t left = seg->len; left;) {
         uint32_t n = left;
         const uint8_t *run = pkt_read(&r, &n);
@@ -210,6 +213,7 @@ static uint32_t realize(const struct segmenter *s, const struct segment *seg)
     if (seg->sum_at) {
         uint16_t field = segment_sum(s, seg);
 
+        assert_int_equal(segment_sum(s, &patched), field); /* patches are in the sum already */
         memcpy(t.got + seg->sum_at, &field, 2);
     }
     return at;
@@ -422,6 +426,14 @@ static void guest_read(uint64_t gpa, uint8_t *to, uint32_t len)
     }
 }
 
+static struct tx_result send_out(void)
+{
+    struct tx_result r;
+
+    port_vhost_out_base(&g.vq, g.mem, &g.rb, 0, &t.p, g.lens, &g.f, &r);
+    return r;
+}
+
 /* n chains of about `size` bytes each, cut into segments at random places. */
 static void post(uint32_t n, uint32_t size, unsigned max_segs)
 {
@@ -486,7 +498,7 @@ static void check_out(unsigned k, uint16_t gso_size, uint32_t size, unsigned max
     do {
         post(1 + model_rand(RING_BURST), size, max_segs);
         memset(g.lens, 0xee, sizeof(g.lens));
-        r = port_vhost_out_base(&g.vq, g.mem, &g.rb, 0, &t.p, g.lens, &g.f);
+        r = send_out();
         assert_true(r.n_chains <= g.rb.n);
         uint32_t at = 0;
         for (uint32_t i = 0; i < r.frames; i++, n_frames++) {
@@ -549,7 +561,7 @@ static void test_split_instead(void **state)
         g.f.p = NULL;
         do { /* three at a time */
             post(3, 2048, 3);
-            r = port_vhost_out_base(&g.vq, g.mem, &g.rb, 0, &t.p, g.lens, &g.f);
+            r = send_out();
             for (uint32_t i = 0; i < r.frames; i++, n++) {
                 uint8_t buf[2048];
                 struct vnet_hdr h;
@@ -569,7 +581,7 @@ static void test_split_instead(void **state)
     take(0, 0, 5000);
     g.f.p = NULL;
     post(3, 2048, 1);
-    struct tx_result r = port_vhost_out_base(&g.vq, g.mem, &g.rb, 0, &t.p, g.lens, &g.f);
+    struct tx_result r = send_out();
     assert_int_equal(r.why, DROP_BUFFERS_SMALL);
     assert_int_equal(r.n_chains + r.frames, 0);
     assert_null(g.f.p);
@@ -578,7 +590,7 @@ static void test_split_instead(void **state)
     model_random(&t.m, 4, false, 9000);
     take(4, 100, 5000);
     post(RING_BURST, 100, 1);
-    r = port_vhost_out_base(&g.vq, g.mem, &g.rb, 0, &t.p, g.lens, &g.f);
+    r = send_out();
     assert_true(r.frames > 10 && r.need_more && r.n_chains <= RING_BURST);
 }
 
@@ -599,7 +611,7 @@ static void test_fault_half_way(void **state)
         }
         memset(g.lens, 0xee, sizeof(g.lens));
         g.f.p = NULL;
-        struct tx_result r = port_vhost_out_base(&g.vq, g.mem, &g.rb, 0, &t.p, g.lens, &g.f);
+        struct tx_result r = send_out();
         assert_int_equal(r.why, fault ? DROP_RX_UNMAPPED : DROP_RX_BAD_CHAIN);
         assert_int_equal(r.frames, 5);
         assert_int_equal(r.n_chains, 6);
