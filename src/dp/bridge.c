@@ -192,7 +192,9 @@ static COLD void dispatch_flood(const struct view *v, uint16_t from, struct flow
     }
     uint32_t lost = 0; /* nobody wanted them */
     for (uint32_t k = 0; k < n_flows; k++) {
-        for (uint32_t i = 0; flow[k].egress == EGRESS_FLOOD && !flow[k].done && i < flow[k].n; i++) {
+        bool left = flow[k].egress == EGRESS_FLOOD && !flow[k].done;
+
+        for (uint32_t i = 0; left && i < flow[k].n; i++) {
             idx[lost++] = (uint8_t)(flow[k].first + i);
         }
     }
@@ -202,8 +204,8 @@ static COLD void dispatch_flood(const struct view *v, uint16_t from, struct flow
 }
 
 static ALWAYS_INLINE void dispatch_unicast(const struct view *v, struct flow *flow,
-                                           uint32_t n_flows, struct batch *b,
-                                           struct vlan_batch *vb, struct wctx *w)
+                                           uint32_t n_flows, struct batch *b, struct vlan_batch *vb,
+                                           struct wctx *w)
 {
     uint8_t idx[PKT_BURST];
 

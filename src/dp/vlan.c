@@ -117,8 +117,12 @@ const char *vlan_proto_name(uint16_t tpid)
 enum { KEY_VLAN, KEY_QINQ, KEY_TRUNK, KEY_NATIVE, KEY_PVID, KEY_UNTAGGED, KEY_PROTOCOL, N_KEYS };
 
 static const char *const keys[N_KEYS] = {
-    [KEY_VLAN] = "vlan",         [KEY_QINQ] = "qinq", [KEY_TRUNK] = "trunk",
-    [KEY_NATIVE] = "native",     [KEY_PVID] = "pvid", [KEY_UNTAGGED] = "untagged",
+    [KEY_VLAN] = "vlan",
+    [KEY_QINQ] = "qinq",
+    [KEY_TRUNK] = "trunk",
+    [KEY_NATIVE] = "native",
+    [KEY_PVID] = "pvid",
+    [KEY_UNTAGGED] = "untagged",
     [KEY_PROTOCOL] = "vlan-protocol",
 };
 

@@ -19,8 +19,8 @@
  *
  * 0 says the same as leaving a VLAN out; trunk=none makes a port that is a member of nothing.
  *
- * A bridge filters VLANs when it is told to, or when it is not told and one of its ports has keys of
- * these; else it passes frames with and without tags alike.  On a bridge that filters, a port
+ * A bridge filters VLANs when it is told to, or when it is not told and one of its ports has keys
+ * of these; else it passes frames with and without tags alike.  On a bridge that filters, a port
  * without keys is in the bridge's default VLAN, untagged.
  *
  * Threads: control thread only.
@@ -32,11 +32,11 @@
 #include "base/err.h"
 #include "port/port.h"
 
-#define VLAN_VID_MAX 4094 /* 4095 is reserved, 0 is none */
+#define VLAN_VID_MAX      4094 /* 4095 is reserved, 0 is none */
 #define VLAN_DEFAULT_PVID 1
-#define VLAN_PROTO_8021Q 0x8100
+#define VLAN_PROTO_8021Q  0x8100
 #define VLAN_PROTO_8021AD 0x88a8
-#define VLAN_PROTO_WORDS "802.1Q|802.1ad"
+#define VLAN_PROTO_WORDS  "802.1Q|802.1ad"
 
 struct vlan_set {
     uint64_t bit[64]; /* one per VID */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * VLANs on the data path: which VLAN is a frame in, and what does it wear when it leaves?  Included
- * by dp/bridge.c (and, for the layout of the view, by the control thread).  The rules are those of a
- * Linux bridge with vlan_filtering, see dp/vlan.h.
+ * by dp/bridge.c (and, for the layout of the view, by the control thread).  The rules are those of
+ * a Linux bridge with vlan_filtering, see dp/vlan.h.
  *
  * A frame keeps the tag that it came with until a port wants it otherwise; then the snapshot is
  * edited.  So from trunk to trunk nothing is touched, and a flood edits a frame at most once per

@@ -19,7 +19,7 @@
 #include "pkt/pkt.h"
 
 #define TAG_LEN 4
-#define TAG_AT 12    /* where it stands in the frame */
+#define TAG_AT  12    /* where it stands in the frame */
 #define TAG_VID 0xfff /* the VLAN in a TCI; above it priority (3 bits) and drop eligible */
 
 static ALWAYS_INLINE uint16_t pkt_be16(const struct pkt *p, unsigned at)

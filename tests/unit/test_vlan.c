@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * VLANs: the words, the keys of a port and what the bridge does with frames.  Frames are compared
- * byte by byte with a model that is obviously right: it knows one frame, one port and one address at
- * a time, and builds what leaves from scratch.
+ * byte by byte with a model that is obviously right: it knows one frame, one port and one address
+ * at a time, and builds what leaves from scratch.
  */
 #ifndef COPY_COUNT
 #define COPY_COUNT /* as the library that this is linked with */
@@ -26,7 +26,7 @@
 #include "pkt/tag.h"
 #include "port/port_dummy.h"
 
-#define Q VLAN_PROTO_8021Q
+#define Q  VLAN_PROTO_8021Q
 #define AD VLAN_PROTO_8021AD
 
 static struct event_base *base;
@@ -195,13 +195,13 @@ static void test_sets(void **state)
     static const struct {
         const char *in, *out;
     } good[] = {
-        {"10", "10"},           {"10-20", "10-20"},       {"10-20+30", "10-20+30"},
-        {"10,11,12", "10-12"},  {"4094", "4094"},         {"1-4094", "1-4094"},
-        {"30+10-12+12", "10-12+30"}, {"none", "none"},    {"5-5", "5"},
-        {"63+64+65", "63-65"},  {"127-129,1", "1+127-129"},
+        {"10", "10"},     {"10-20", "10-20"},    {"10-20+30", "10-20+30"},    {"10,11,12", "10-12"},
+        {"4094", "4094"}, {"1-4094", "1-4094"},  {"30+10-12+12", "10-12+30"}, {"none", "none"},
+        {"5-5", "5"},     {"63+64+65", "63-65"}, {"127-129,1", "1+127-129"},
     };
-    static const char *const bad[] = {"",     "0",   "4095", "10-",  "-10", "10-5", "a",   "10+",
-                                      "10,,2", "1 2", "0-5",  "1-4095", "+1", "99999999999999999999"};
+    static const char *const bad[] = {
+        "",    "0",     "4095", "10-", "-10",    "10-5", "a",
+        "10+", "10,,2", "1 2",  "0-5", "1-4095", "+1",   "99999999999999999999"};
 
     for (unsigned i = 0; i < ARRAY_SIZE(good); i++) {
         struct vlan_set s = vids(good[i].in);
@@ -380,7 +380,8 @@ static void test_transparent(void **state)
 
 static void test_access_and_trunk(void **state)
 {
-    struct port *a = add("a=dummy,vlan=10"), *b = add("b=dummy,vlan=20"), *t = add("t=dummy,trunk=10-20");
+    struct port *a = add("a=dummy,vlan=10"), *b = add("b=dummy,vlan=20"),
+                *t = add("t=dummy,trunk=10-20");
     struct port *c = add("c=dummy,vlan=10"), *n = add("n=dummy,trunk=10,native=20");
 
     assert_true(dp_bridge_filters(dp, "br0"));
@@ -527,7 +528,8 @@ static void test_static_addresses(void **state)
 
 static void test_change_of_membership(void **state)
 {
-    struct port *a = add("a=dummy,vlan=10"), *b = add("b=dummy,vlan=10"), *c = add("c=dummy,vlan=10");
+    struct port *a = add("a=dummy,vlan=10"), *b = add("b=dummy,vlan=10"),
+                *c = add("c=dummy,vlan=10");
     struct vlan_conf v;
 
     say(a, 9, 2, 0, 0);
