@@ -244,6 +244,15 @@ def test_pipe(lab, net):
     wait_for('the tap point to go', lambda: captures(lab, a.name) == 0)
 
 
+def test_file_at_once(lab, net, file):
+    """-U: frames are in the file while the capture goes on."""
+    a, b = net.pair()
+    with Capture(lab, a.name, '-w', file, '-U') as c:
+        said = talk(a, b, [60, 1000])
+        wait_for('the frames', lambda: [(f.dir, f.bytes) for f in read_file(file)[0]] == said)
+        c.end()
+
+
 def test_text(lab, net):
     a, b = net.pair()
     head = b.mac + a.mac
@@ -298,6 +307,27 @@ def test_offloads(lab, net, file):
     assert [f.bytes for f in frames] == said and [f.comment for f in frames] == comments
     lines = out.decode().splitlines()
     assert [line.partition('; ')[2] for line in lines] == comments
+
+
+def test_tags_are_as_the_port_has_them(lab, net, file):
+    """From a trunk to an access port: tagged here, untagged there; filters see the same."""
+    a, b = net.nic(options={'trunk': '10+20'}), net.nic(options={'vlan': '10'})
+    plain = frame(b.mac, a.mac, 100)
+    tagged, other = (plain[:12] + b'\x81\0\0' + bytes([v]) + plain[12:] for v in (10, 20))
+    with Capture(lab, a.name, '-w', file, 'vlan', '10') as c, \
+            Capture(lab, b.name, '-w', file + '2', 'not', 'vlan') as d, \
+            Capture(lab, a.name, '-w', file + '3', '--drops') as e:
+        a.send_frames(other, tagged)
+        assert b.recv() == plain
+        for x in (c, d, e):
+            x.end()
+    assert [(f.dir, f.bytes) for f in read_file(file)[0]] == [(IN, tagged)]
+    assert [(f.dir, f.bytes) for f in read_file(file + '2')[0]] == [(OUT, plain)]
+    dropped = read_file(file + '3')[0]
+    assert [(f.dir, f.bytes) for f in dropped] == [(IN, other)]
+    assert dropped[0].comment.startswith('dropped, vlan-no-ports: ')
+    os.unlink(file + '2')
+    os.unlink(file + '3')
 
 
 # --- drops ------------------------------------------------------------------------------------------
