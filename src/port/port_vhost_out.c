@@ -212,8 +212,10 @@ static ALWAYS_INLINE void prefetch_chain(const struct vq *vq, const struct gmem 
         const uint8_t GUEST *va = gmem_in_window(gmem_window(mem, vq->ring.hint),
                                                  (gpa_t){seg->addr}, seg->len);
 
-        __builtin_prefetch(GUEST_PTR(const void, va), 1);
-        __builtin_prefetch(GUEST_PTR(const void, va + CACHE_LINE), 1);
+        if (likely(va != NULL)) {
+            __builtin_prefetch(GUEST_PTR(const void, va), 1);
+            __builtin_prefetch(GUEST_PTR(const void, va + CACHE_LINE), 1);
+        }
     }
 }
 
