@@ -38,20 +38,23 @@ static struct port_vhost *vhost_of(struct port *p)
 
 static bool port_vhost_arm(struct rxq *q)
 {
-    bool work = ring_dev_arm(RING_SPLIT, &container_of(q, struct vq, rxq)->ring);
+    struct ring *r = &container_of(q, struct vq, rxq)->ring;
+    bool work = ring_dev_arm(r->layout, r);
 
     return work || read_once(&vhost_of(q->port)->announce);
 }
 
 static void port_vhost_disarm(struct rxq *q)
 {
-    ring_dev_disarm(RING_SPLIT, &container_of(q, struct vq, rxq)->ring);
+    struct ring *r = &container_of(q, struct vq, rxq)->ring;
+
+    ring_dev_disarm(r->layout, r);
 }
 
 /* Has the driver ever posted buffers here? */
 static bool look_shown(struct vq *vq)
 {
-    vq->shown = vq->shown || vq->rxq.queue == 0 || ring_dev_more(RING_SPLIT, &vq->ring);
+    vq->shown = vq->shown || vq->rxq.queue == 0 || ring_dev_more(vq->ring.layout, &vq->ring);
     return vq->shown;
 }
 
@@ -145,6 +148,7 @@ static int on_ring_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, 
     const struct port_env *env = pv->port.env;
     struct vq *vq = aligned_alloc(CACHE_LINE, sizeof(*vq));
     struct ring_setup setup = {
+        .layout = features & VIRTIO_BIT(F_RING_PACKED) ? RING_PACKED : RING_SPLIT,
         .desc = c->desc,
         .avail = c->avail,
         .used = c->used,
@@ -153,6 +157,7 @@ static int on_ring_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, 
         .event_idx = features & VIRTIO_BIT(F_EVENT_IDX),
         .indirect = features & VIRTIO_BIT(F_INDIRECT_DESC),
         .write = idx % 2 == 0,
+        .on_empty = features & VIRTIO_BIT(F_NOTIFY_ON_EMPTY),
         .mem = mem,
     };
 
@@ -170,7 +175,7 @@ static int on_ring_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, 
         .call_fd = c->call_fd,
     };
     ring_init(&vq->ring, &setup);
-    ring_dev_disarm(RING_SPLIT, &vq->ring);
+    ring_dev_disarm(setup.layout, &vq->ring);
     vq->steer = pv->rings->n > 1 ? pv->steer : NULL;
     pv->vq[idx] = vq;
     int rc = idx % 2 ? env->attach(env->ctx, &vq->rxq, e) : add_out(pv, vq, e);
@@ -196,7 +201,7 @@ static uint16_t on_ring_stop(void *ctx, unsigned idx)
     } else {
         publish_rings(pv);
     }
-    uint16_t live = vq->ring.idx;
+    uint16_t live = ring_base(&vq->ring);
     free(vq);
     return live;
 }
@@ -561,10 +566,7 @@ static json_t *show_ring(const struct port_vhost *pv, unsigned idx, const struct
         json_object_set_new(o, "steered", json_boolean(vq->shown));
     }
     if (vq && !read_once(&vq->ring.broken)) {
-        /* chains that the driver made available and the switch has not used yet */
-        uint16_t fill = (uint16_t)(read_once(GUEST_PTR(const uint16_t, &vq->ring.avail->idx)) -
-                                   read_once(&vq->ring.idx));
-        json_object_set_new(o, "fill", json_integer(MIN((uint32_t)fill, vq->ring.num)));
+        json_object_set_new(o, "fill", json_integer(ring_dev_fill(&vq->ring)));
     }
     return o;
 }

@@ -44,6 +44,39 @@ static ALWAYS_INLINE void prefetch_write(uint8_t GUEST *p)
     __builtin_prefetch(GUEST_PTR(const void, p + CACHE_LINE), 1);
 }
 
+/* ---- the two layouts --------------------------------------------------------------------------
+ *
+ * One branch per burst chooses; what lies between the rings is the same code for all pairs of them.
+ * The packed halves are calls, so that the split ones are inlined as if they were alone.
+ */
+
+static NOINLINE uint32_t peek_packed(struct ring *r, struct ring_burst *rb, uint32_t max)
+{
+    return ring_dev_peek(RING_PACKED, r, rb, max);
+}
+
+static ALWAYS_INLINE uint32_t peek_chains(struct ring *r, struct ring_burst *rb, uint32_t max)
+{
+    return likely(r->layout == RING_SPLIT) ? ring_dev_peek(RING_SPLIT, r, rb, max)
+                                           : peek_packed(r, rb, max);
+}
+
+static NOINLINE void publish_packed(struct ring *r, const struct ring_burst *rb, uint32_t n,
+                                    const uint32_t *lens)
+{
+    ring_dev_publish(RING_PACKED, r, rb, n, lens);
+}
+
+static ALWAYS_INLINE void publish_chains(struct ring *r, const struct ring_burst *rb, uint32_t n,
+                                         const uint32_t *lens)
+{
+    if (likely(r->layout == RING_SPLIT)) {
+        ring_dev_publish(RING_SPLIT, r, rb, n, lens);
+    } else {
+        publish_packed(r, rb, n, lens);
+    }
+}
+
 /* ---- from the guest ---------------------------------------------------------------------------- */
 
 /* What became of one chain. */
@@ -354,7 +387,7 @@ uint32_t HOT(port_vhost_rx)(struct rxq *q, struct batch *b, struct wctx *w)
 {
     struct vq *vq = container_of(q, struct vq, rxq);
     struct ring_burst *rb = w->rx_scratch;
-    uint32_t n = ring_dev_peek(RING_SPLIT, &vq->ring, rb, PKT_BURST);
+    uint32_t n = peek_chains(&vq->ring, rb, PKT_BURST);
 
     b->n_loans = n;
     if (unlikely(!n)) {
@@ -403,7 +436,7 @@ static void look_at_driver(void *arg, struct wctx *w)
 
     vq_lock(vq);
     vq->due &= ~(1ull << w->id);
-    bool due = ring_dev_signal_due(RING_SPLIT, &vq->ring);
+    bool due = ring_dev_signal_due(vq->ring.layout, &vq->ring);
     vq_unlock(vq);
     int fd = read_once(&vq->call_fd);
     if (due && fd >= 0) {
@@ -422,7 +455,7 @@ static ALWAYS_INLINE bool publish(struct vq *vq, const struct ring_burst *rb, ui
     if (unlikely(!n)) {
         return false;
     }
-    ring_dev_publish(RING_SPLIT, &vq->ring, rb, n, lens);
+    publish_chains(&vq->ring, rb, n, lens);
     vq->due |= me;
     return first;
 }
@@ -572,7 +605,7 @@ static ALWAYS_INLINE void tx_ring(struct port *port, struct vq *vq, struct batch
     t->frame.p = NULL;
     vq_lock(vq);
     while (n) {
-        uint32_t got = ring_dev_peek(RING_SPLIT, &vq->ring, rb, max);
+        uint32_t got = peek_chains(&vq->ring, rb, max);
 
         if (unlikely(!got)) {
             port_count_drop(port, w, vq->ring.broken ? DROP_RING_BROKEN : DROP_NO_BUFFERS, n);

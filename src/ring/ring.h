@@ -152,6 +152,9 @@ struct ring_setup {
     const struct gmem *mem;
 };
 void ring_init(struct ring *r, const struct ring_setup *s);
+/* How many chains (packed: descriptors) the driver made available that are not used yet, at most
+ * num. Any thread, for people: it may be wrong while the ring moves. */
+uint32_t ring_dev_fill(const struct ring *r);
 
 /* Where it is, in the form of ring_setup.base. */
 static inline uint16_t ring_base(const struct ring *r)

@@ -39,6 +39,29 @@ void ring_init(struct ring *r, const struct ring_setup *s)
     }
 }
 
+uint32_t ring_dev_fill(const struct ring *r)
+{
+    uint32_t at = read_once(&r->idx), n = 0;
+    bool lap = read_once(&r->wrap);
+
+    if (r->layout == RING_SPLIT) {
+        n = (uint16_t)(read_once(GUEST_PTR(const uint16_t, &r->avail->idx)) - at);
+        return MIN(n, r->num);
+    }
+    for (; n < r->num; n++) {
+        uint16_t flags = read_once(GUEST_PTR(const uint16_t, &r->pdesc[at].flags));
+
+        if ((flags & PACKED_STATE) != packed_avail_bits(lap)) {
+            break;
+        }
+        if (++at == r->num) {
+            at = 0;
+            lap = !lap;
+        }
+    }
+    return n;
+}
+
 /* What one walk knows: where the next segment goes and how many this chain may still have. */
 struct walk {
     struct ring_burst *b;

@@ -84,6 +84,31 @@ int ring_drv_init(struct ring_drv *r, const struct ring_drv_setup *s)
     return 0;
 }
 
+uint16_t ring_drv_base(const struct ring_drv *r)
+{
+    uint16_t at;
+    bool wrap;
+
+    if (r->layout == RING_SPLIT) {
+        return read_once(&r->used->idx);
+    }
+    packed_drv_look(r, r->num, &at, &wrap);
+    return at | (wrap ? VRING_PACKED_WRAP : 0);
+}
+
+bool ring_drv_base_ok(const struct ring_drv *r, uint16_t base)
+{
+    const struct ring_drv_packed *p = &r->packed;
+    uint32_t at = base & (VRING_PACKED_WRAP - 1), laps = 2 * r->num;
+
+    if (r->layout == RING_SPLIT) {
+        return (uint16_t)(base - r->used_idx) <= (uint16_t)(r->published - r->used_idx);
+    }
+    at += (base & VRING_PACKED_WRAP ? r->num : 0);
+    uint32_t used = p->used_at + (p->used_wrap ? r->num : 0);
+    return (base & (VRING_PACKED_WRAP - 1u)) < r->num && (at + laps - used) % laps <= p->out;
+}
+
 void ring_drv_fini(struct ring_drv *r)
 {
     free(r->slot);

@@ -147,6 +147,11 @@ int ring_drv_init(struct ring_drv *r, const struct ring_drv_setup *s);
 /* Frees the private part; the ring memory is the caller's. */
 void ring_drv_fini(struct ring_drv *r);
 
+/* Where the device is, in the form of ring_setup.base: behind the last chain that it used. */
+uint16_t ring_drv_base(const struct ring_drv *r);
+/* Can it be there? */
+bool ring_drv_base_ok(const struct ring_drv *r, uint16_t base);
+
 /* Descriptors that can still be added. */
 static ALWAYS_INLINE uint32_t ring_drv_n_free(const struct ring_drv *r)
 {

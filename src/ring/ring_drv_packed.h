@@ -94,25 +94,33 @@ static ALWAYS_INLINE uint32_t packed_drv_slots(const struct ring_drv *r, uint16_
     return n;
 }
 
-/* The device may change an id between this look and reaping: then fewer come out, and a fault. */
-static ALWAYS_INLINE uint32_t packed_drv_have(const struct ring_drv *r, uint32_t max)
+/* Look over up to max used chains, from the current slot on; *at and *wrap: behind the last. */
+static ALWAYS_INLINE uint32_t packed_drv_look(const struct ring_drv *r, uint32_t max, uint16_t *at,
+                                              bool *wrap)
 {
-    uint16_t at = r->packed.used_at;
-    bool wrap = r->packed.used_wrap;
     uint32_t n = 0, left = r->packed.out;
 
-    while (n < max && left && !r->broken && packed_drv_is_used(r, at, wrap)) {
-        uint16_t id = read_once(&r->pdesc[at].id);
+    *at = r->packed.used_at;
+    *wrap = r->packed.used_wrap;
+    while (n < max && left && !r->broken && packed_drv_is_used(r, *at, *wrap)) {
+        uint16_t id = read_once(&r->pdesc[*at].id);
         uint32_t slots = id < r->num ? packed_drv_slots(r, id) : 1;
 
         n++;
-        if (slots >= left) {
-            break;
-        }
+        slots = MIN(slots, left);
         left -= slots;
-        packed_drv_step(r, &at, &wrap, slots);
+        packed_drv_step(r, at, wrap, slots);
     }
     return n;
+}
+
+/* The device may change an id between this look and reaping: then fewer come out, and a fault. */
+static ALWAYS_INLINE uint32_t packed_drv_have(const struct ring_drv *r, uint32_t max)
+{
+    uint16_t at;
+    bool wrap;
+
+    return packed_drv_look(r, max, &at, &wrap);
 }
 
 /* Take the used entry at the current slot, which is used. */

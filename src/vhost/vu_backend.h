@@ -51,8 +51,8 @@ struct vu_dev;
 /* One ring as the front-end described it: pointers are checked for length and alignment. */
 struct vu_ring_conf {
     void *desc, *avail, *used; /* in the memory table that ring_start's mem argument names */
-    uint32_t num;              /* 1..32768, power of two */
-    uint16_t base;             /* next avail index to take; already checked against used->idx */
+    uint32_t num;              /* 1..32768; split: a power of two */
+    uint16_t base; /* where it starts, in the form of ring_setup.base (ring/ring.h); checked */
     int kick_fd;               /* eventfd, or -1: the ring must be polled. Owned by vu_dev. */
     int call_fd;               /* eventfd, or -1: no signals wanted. Owned by vu_dev. */
 };
@@ -128,7 +128,7 @@ void vu_dev_set_config(struct vu_dev *d, const struct vnet_config *c);
 struct vu_ring_info {
     bool running, enabled, broken;
     uint32_t num;
-    uint16_t base;
+    uint32_t base; /* as in SET_VRING_BASE */
     bool polled;     /* no kick fd */
     const char *why; /* why it does not run, for people; NULL if it runs */
 };

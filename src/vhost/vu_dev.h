@@ -14,6 +14,7 @@
 #include "vhost/vu_codec.h"
 #include "vhost/vu_conn.h"
 #include "vhost/vu_sock.h"
+#include "vnet/features.h"
 
 /*
  * One ring.  What the front-end said is kept apart from whether it can run:
@@ -33,7 +34,7 @@ struct vu_ring {
     bool enable; /* the last SET_VRING_ENABLE, remembered for rings in any state */
     bool running, failed, broken;
     bool watched;  /* vu_rings_watch() has not yet seen the guest use it */
-    uint16_t base; /* running: where it started; else: the next avail index to take */
+    uint32_t base; /* as in SET_VRING_BASE; running: where it started; else: where it goes on */
     uint32_t num;
     struct vu_ring_addr addr;
     int kick_fd, call_fd, err_fd; /* eventfds or -1 */
@@ -106,6 +107,11 @@ void vu_config_changed(const struct vu_dev *d);
 
 /* vu_ring.c. idx < VU_MAX_RINGS everywhere. */
 struct vu_ring *vu_ring_get(struct vu_dev *d, unsigned idx); /* NULL: out of memory */
+/* Are its rings packed? Meaningful once features are set. */
+static inline bool vu_dev_packed(const struct vu_dev *d)
+{
+    return d->features & VIRTIO_BIT(F_RING_PACKED);
+}
 bool vu_ring_enabled(const struct vu_dev *d, const struct vu_ring *r);
 /* What it waits for, failed or broke on; NULL if it runs. */
 const char *vu_ring_why(const struct vu_dev *d, const struct vu_ring *r);

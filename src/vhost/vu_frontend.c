@@ -58,7 +58,7 @@ struct vu_fe {
     struct fe_region extra[MAX_EXTRA]; /* fd < 0: free */
 
     struct vu_fe_ring *ring; /* [conf.n_rings] */
-    int32_t *stop_index;     /* [conf.n_rings] -1: not stopped, look at used->idx */
+    int32_t *stop_index;     /* [conf.n_rings] -1: not stopped, look at the ring */
 };
 
 /* ---- messages ---- */
@@ -345,10 +345,17 @@ void vu_fe_memory(const struct vu_fe *fe, struct gmem_region *out)
 
 /* ---- rings ---- */
 
+static enum ring_layout fe_layout(const struct vu_fe *fe)
+{
+    return fe->features & VIRTIO_BIT(F_RING_PACKED) ? RING_PACKED : RING_SPLIT;
+}
+
 int vu_fe_reset_rings(struct vu_fe *fe, struct err *e)
 {
     for (unsigned i = 0; i < fe->conf.n_rings; i++) {
-        struct ring_drv_setup s = {.mem = fe->base + i * fe->ring_stride,
+        struct ring_drv_setup s = {.layout = fe_layout(fe),
+                                   .base = ring_drv_fresh(fe_layout(fe)),
+                                   .mem = fe->base + i * fe->ring_stride,
                                    .num = fe->conf.num,
                                    .event_idx = fe->features & VIRTIO_BIT(F_EVENT_IDX)};
         ring_drv_fini(&fe->ring[i].drv);
@@ -368,11 +375,12 @@ static int start_ring(struct vu_fe *fe, unsigned i, struct err *e)
                                 .desc = (uint64_t)(uintptr_t)d->desc,
                                 .used = (uint64_t)(uintptr_t)d->used,
                                 .avail = (uint64_t)(uintptr_t)d->avail};
-    uint32_t base = fe->stop_index[i] >= 0 ? (uint32_t)fe->stop_index[i] : read_once(&d->used->idx);
+    uint32_t base = fe->stop_index[i] >= 0 ? (uint32_t)fe->stop_index[i] : ring_drv_base(d);
     int r = fe_set_fd(fe, VU_SET_VRING_CALL, i, fe->ring[i].call_fd, e);
 
     fe->stop_index[i] = -1;
     r = r ? r : fe_set_state(fe, VU_SET_VRING_NUM, i, d->num, e);
+    base |= d->layout == RING_PACKED ? base << 16 : 0;
     r = r ? r : fe_set_state(fe, VU_SET_VRING_BASE, i, base, e);
     r = r ? r : fe_set(fe, VU_SET_VRING_ADDR, &addr, sizeof(addr), NULL, 0, e);
     r = r ? r : fe_set_fd(fe, VU_SET_VRING_KICK, i, fe->ring[i].kick_fd, e);
@@ -423,13 +431,14 @@ int vu_fe_stop(struct vu_fe *fe, struct err *e)
         if (r) {
             return r;
         }
-        if (s.idx != i || s.num > UINT16_MAX ||
-            (uint16_t)(s.num - d->used_idx) > (uint16_t)(d->published - d->used_idx)) {
+        /* Packed: what counts is where it would write the next used descriptor. */
+        uint32_t base = d->layout == RING_PACKED ? s.num >> 16 : s.num;
+        if (s.idx != i || base > UINT16_MAX || !ring_drv_base_ok(d, (uint16_t)base)) {
             return err_set(e, -EPROTO,
-                           "%s: GET_VRING_BASE of ring %u answered %u, outside %u to %u", fe->path,
-                           i, s.num, d->used_idx, d->published);
+                           "%s: GET_VRING_BASE of ring %u answered 0x%x, where the ring cannot be",
+                           fe->path, i, s.num);
         }
-        fe->stop_index[i] = (int32_t)s.num;
+        fe->stop_index[i] = (int32_t)base;
     }
     return set_status(fe, 0, e);
 }
@@ -643,6 +652,7 @@ int vu_fe_create(struct vu_fe **out, const struct vu_fe_conf *conf, struct err *
     fe->conf = *conf;
     fe->conf.timeout_ms = conf->timeout_ms ? conf->timeout_ms : DEFAULT_TIMEOUT_MS;
     fe->conf.protocol_features = conf->protocol_features ? conf->protocol_features : VU_FE_PROTOCOL;
+    fe->features = conf->features & VIRTIO_BIT(F_RING_PACKED); /* of rings that are set up before */
     fe->listen_fd = fe->sock = -1;
     for (unsigned i = 0; i < MAX_EXTRA; i++) {
         fe->extra[i].fd = -1;

@@ -36,7 +36,7 @@ struct vu_fe_conf {
     uint64_t features_required; /* vu_fe_connect fails if one of these is not offered */
     uint64_t protocol_features; /* 0: VU_FE_PROTOCOL */
     unsigned n_rings;           /* even ones receive, odd ones transmit */
-    uint32_t num;               /* size of each ring, power of two */
+    uint32_t num;               /* size of each ring; a power of two, unless packed */
     uint64_t buf_bytes;         /* packet memory for the user */
     unsigned n_regions;         /* memory regions it is cut into, 1..VU_FE_MAX_REGIONS; 0: 1 */
     uint16_t mtu;               /* told to the back-end if it can hear it; 0: not told */

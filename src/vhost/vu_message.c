@@ -249,7 +249,7 @@ static int on_SET_VRING_ADDR(struct vu_dev *d, struct vu_msg *m, struct err *e)
 
 static int on_SET_VRING_BASE(struct vu_dev *d, struct vu_msg *m, struct err *e)
 {
-    if (m->p.state.num > UINT16_MAX) {
+    if (m->p.state.num > UINT16_MAX && d->features_set && !vu_dev_packed(d)) {
         return err_set(e, -EINVAL, "SET_VRING_BASE of ring %u says %u, but the index has 16 bits",
                        m->p.state.idx, m->p.state.num);
     }
@@ -257,7 +257,7 @@ static int on_SET_VRING_BASE(struct vu_dev *d, struct vu_msg *m, struct err *e)
     if (!r) {
         return -ENOMEM;
     }
-    r->base = (uint16_t)m->p.state.num;
+    r->base = m->p.state.num;
     r->have_base = true;
     return try_ring(d, m, e);
 }

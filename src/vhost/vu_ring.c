@@ -13,7 +13,8 @@
  * Where it starts.  ringway completes chains in order, so at rest the index of the next available
  * entry and the used index are one number.  The used index in guest memory is therefore the truth
  * whatever SET_VRING_BASE says: after a crash of ours the front-end may only know the guest's
- * available index, and starting there would lose the buffers in between.
+ * available index, and starting there would lose the buffers in between.  A packed ring keeps no index
+ * in guest memory: there SET_VRING_BASE is all there is, and of its two halves the used one counts.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -109,38 +110,76 @@ static bool overlap(const void *a, uint64_t an, const void *b, uint64_t bn)
     return (uintptr_t)a < (uintptr_t)b + bn && (uintptr_t)b < (uintptr_t)a + an;
 }
 
+/* The three parts of a ring, in each layout. */
+static uint64_t event_bytes(uint32_t num)
+{
+    (void)num;
+    return sizeof(struct vring_packed_event);
+}
+
+static const struct parts {
+    const char *desc, *avail, *used;
+    unsigned avail_align;
+    uint64_t (*avail_bytes)(uint32_t num), (*used_bytes)(uint32_t num);
+} parts[] = {
+    {"descriptor table", "available ring", "used ring", 2, vring_avail_bytes, vring_used_bytes},
+    {"descriptor ring", "driver event area", "device event area", 4, event_bytes, event_bytes},
+};
+
 /* The three parts as pointers of ours: aligned, whole, apart from each other. */
 static int lay_out(const struct vu_dev *d, unsigned idx, struct vu_ring_conf *c, struct err *e)
 {
     const struct vu_ring *r = d->ring[idx];
-    uint64_t dn = vring_desc_bytes(r->num), an = vring_avail_bytes(r->num),
-             un = vring_used_bytes(r->num);
+    const struct parts *p = &parts[vu_dev_packed(d)];
+    uint64_t dn = vring_desc_bytes(r->num), an = p->avail_bytes(r->num), un = p->used_bytes(r->num);
     int rc;
 
-    if (r->num & (r->num - 1)) {
+    if (!vu_dev_packed(d) && (r->num & (r->num - 1))) {
         return err_set(e, -EINVAL, "ring %u: its size %u is not a power of two", idx, r->num);
     }
-    rc = translate(d, idx, "descriptor table", r->addr.desc, dn, 16, &c->desc, e);
-    rc = rc ? rc : translate(d, idx, "available ring", r->addr.avail, an, 2, &c->avail, e);
-    rc = rc ? rc : translate(d, idx, "used ring", r->addr.used, un, 4, &c->used, e);
+    rc = translate(d, idx, p->desc, r->addr.desc, dn, 16, &c->desc, e);
+    rc = rc ? rc : translate(d, idx, p->avail, r->addr.avail, an, p->avail_align, &c->avail, e);
+    rc = rc ? rc : translate(d, idx, p->used, r->addr.used, un, 4, &c->used, e);
     if (rc) {
         return rc;
     }
     if (overlap(c->desc, dn, c->avail, an) || overlap(c->desc, dn, c->used, un) ||
         overlap(c->avail, an, c->used, un)) {
-        return err_set(e, -EINVAL,
-                       "ring %u: its descriptor table, available ring and used ring overlap", idx);
+        return err_set(e, -EINVAL, "ring %u: its %s, %s and %s overlap", idx, p->desc, p->avail,
+                       p->used);
     }
     return 0;
 }
 
+/*
+ * Packed: where to start.  A device that is stopped with buffers taken and not used has its used
+ * position behind the other; those buffers are still available and are done again.  Some front-ends
+ * fill in one half only.
+ */
+static int find_packed_start(const struct vu_dev *d, unsigned idx, struct vu_ring_conf *c,
+                             struct err *e)
+{
+    const uint32_t base = d->ring[idx]->base, offset = VRING_PACKED_WRAP - 1;
+    uint16_t avail = (uint16_t)base, used = (uint16_t)(base >> 16);
+    uint32_t from = used & offset, to = avail & offset;
+    bool same_lap = !((avail ^ used) & VRING_PACKED_WRAP);
+
+    if (to >= c->num) {
+        return err_set(e, -EINVAL,
+                       "ring %u: SET_VRING_BASE 0x%x names descriptor %u, but the ring has %u", idx,
+                       base, to, c->num);
+    }
+    c->base = used && from < c->num && (same_lap ? from <= to : from >= to) ? used : avail;
+    return 0;
+}
+
 /* The index to start at. Both guest words are read once. */
-static int find_start(const struct vu_dev *d, unsigned idx, struct vu_ring_conf *c, struct err *e)
+static int find_split_start(const struct vu_dev *d, unsigned idx, struct vu_ring_conf *c, struct err *e)
 {
     static struct log_limit limit;
     uint16_t used = read_once(&((struct vring_used *)c->used)->idx);
     uint16_t avail = read_once(&((struct vring_avail *)c->avail)->idx);
-    uint16_t base = d->ring[idx]->base;
+    uint32_t base = d->ring[idx]->base;
 
     if (gmem_faulted(d->mem)) {
         return err_set(e, -EFAULT, "ring %u: its memory file was truncated", idx);
@@ -151,6 +190,10 @@ static int find_start(const struct vu_dev *d, unsigned idx, struct vu_ring_conf 
                        "its size %u apart",
                        idx, avail, used, c->num);
     }
+    if (base > UINT16_MAX) {
+        return err_set(e, -EINVAL, "ring %u: SET_VRING_BASE says %u, but the index has 16 bits", idx,
+                       base);
+    }
     if (used != base && log_limit_ok(&limit, 10)) {
         log_info("%s: ring %u starts at its used index %u, the front-end said %u (available: %u)",
                  d->name, idx, used, base, avail);
@@ -159,17 +202,23 @@ static int find_start(const struct vu_dev *d, unsigned idx, struct vu_ring_conf 
     return 0;
 }
 
+/* In an in-order device both positions of a packed ring are one. */
+static uint32_t wire_base(const struct vu_dev *d, uint16_t base)
+{
+    return vu_dev_packed(d) ? base | (uint32_t)base << 16 : base;
+}
+
 static int start(struct vu_dev *d, unsigned idx, struct err *e)
 {
     struct vu_ring *r = d->ring[idx];
     struct vu_ring_conf c = {.num = r->num, .kick_fd = r->kick_fd, .call_fd = r->call_fd};
     int rc = lay_out(d, idx, &c, e);
 
-    rc = rc ? rc : find_start(d, idx, &c, e);
+    rc = rc ? rc : vu_dev_packed(d) ? find_packed_start(d, idx, &c, e) : find_split_start(d, idx, &c, e);
     rc = rc ? rc : d->ops->ring_start(d->ctx, idx, &c, d->features, d->mem, e);
     if (!rc) {
         r->running = true;
-        r->base = c.base;
+        r->base = wire_base(d, c.base);
         log_debug("%s: ring %u runs, %u entries from index %u%s", d->name, idx, c.num, c.base,
                   c.kick_fd < 0 ? ", polled" : "");
     }
@@ -226,7 +275,7 @@ void vu_ring_stop(struct vu_dev *d, unsigned idx)
     struct vu_ring *r = d->ring[idx];
 
     if (r && r->running) {
-        r->base = d->ops->ring_stop(d->ctx, idx);
+        r->base = wire_base(d, d->ops->ring_stop(d->ctx, idx));
         r->running = false;
     }
 }

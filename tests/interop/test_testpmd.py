@@ -91,10 +91,11 @@ def make(things, thing):
     return thing
 
 
-def test_traffic_start_stop(things):
+@pytest.mark.parametrize('options', ['', ',packed_vq=1'], ids=['split', 'packed'])
+def test_traffic_start_stop(things, options):
     """Frames go round: testpmd port 1 -> ringway -> testpmd port 0 -> testpmd port 1 ..."""
     sw = make(things, lab.Switch('p0', 'p1')).start()
-    pmd = make(things, Testpmd([sw.sock('p0'), sw.sock('p1')], 'mac', peers=True))
+    pmd = make(things, Testpmd([sw.sock('p0'), sw.sock('p1')], 'mac', options, peers=True))
     pmd.prompt()
     sw.wait_ready('p0', 'p1')
     for _ in range(lab.rounds(3, 30)):
@@ -110,7 +111,11 @@ def test_traffic_start_stop(things):
 
 
 @pytest.mark.parametrize('rings', ['mrg_rxbuf=1,in_order=0', 'mrg_rxbuf=0,in_order=0',
-                                   'mrg_rxbuf=0,in_order=1', 'queue_size=64,vectorized=1'])
+                                   'mrg_rxbuf=0,in_order=1', 'queue_size=64,vectorized=1',
+                                   'packed_vq=1,mrg_rxbuf=1,in_order=0',
+                                   'packed_vq=1,mrg_rxbuf=0,in_order=0',
+                                   'packed_vq=1,mrg_rxbuf=1,in_order=1',
+                                   'packed_vq=1,mrg_rxbuf=0,in_order=1,vectorized=1'])
 def test_driver_variants(things, rings):
     """virtio-user has a receive and transmit path of its own for each of these."""
     sw = make(things, lab.Switch('p0', 'p1')).start()
@@ -118,6 +123,9 @@ def test_driver_variants(things, rings):
     pmd.prompt()
     pmd.do('start tx_first')
     pmd.wait_traffic(0, 1)
+    features = sw.port('p0')['state']['features']
+    assert ('VIRTIO_F_RING_PACKED' in features) == ('packed_vq=1' in rings)
+    assert ('VIRTIO_F_IN_ORDER' in features) == ('in_order=0' not in rings)
 
 
 def test_driver_listens_and_the_switch_comes_back(things):

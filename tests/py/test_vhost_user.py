@@ -59,9 +59,10 @@ def test_what_is_offered(net):
              'NET_F_GUEST_ECN': 9, 'NET_F_HOST_TSO4': 11, 'NET_F_HOST_TSO6': 12,
              'NET_F_HOST_ECN': 13, 'NET_F_GUEST_USO4': 54, 'NET_F_GUEST_USO6': 55,
              'NET_F_HOST_USO': 56, 'NET_F_MTU': 3, 'NET_F_MRG_RXBUF': 15, 'NET_F_CTRL_VQ': 17,
-             'NET_F_GUEST_ANNOUNCE': 21, 'NET_F_MQ': 22,
+             'NET_F_GUEST_ANNOUNCE': 21, 'NET_F_MQ': 22, 'F_NOTIFY_ON_EMPTY': 24,
              'F_ANY_LAYOUT': 27, 'F_INDIRECT_DESC': 28, 'F_EVENT_IDX': 29,
-             'F_PROTOCOL_FEATURES': 30, 'F_VERSION_1': 32}
+             'F_PROTOCOL_FEATURES': 30, 'F_VERSION_1': 32, 'F_RING_PACKED': 34, 'F_IN_ORDER': 35,
+             'F_RING_RESET': 40}
     assert a.ask(vu.GET_FEATURES) == sum(1 << bit for bit in names.values())
     offered = net.state(net.names[0])['features_offered']
     assert offered == ['VIRTIO_' + n for n in sorted(names, key=names.get)]
@@ -113,6 +114,7 @@ def test_each_message_is_answered_once(net, flags):
 def test_refusals_are_answered_and_do_not_end_the_connection(net):
     a = net.front()
     name = net.names[0]
+    assert a.ack(vu.SET_FEATURES, u64(PLAIN)) == 0
     addr = struct.pack('<IIQQQQ', 0, 1, 0, 0, 0, 0)
     for req, payload, says in (
             (vu.SET_FEATURES, u64(1 << 45), 'SET_FEATURES sets bits 0x200000000000'),

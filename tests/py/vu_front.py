@@ -9,6 +9,7 @@ or replaced, and every byte of a ring can be written by hand.
     Nic         a Front that begins in the order of a known front-end and keeps to all rules
     Memory      a file shared with the back-end: region i has its own guest and user addresses
     Ring        a split virtqueue in that memory, driver side
+    PackedRing  the same in the packed layout
 """
 import array
 import contextlib
@@ -33,13 +34,15 @@ SET_BACKEND_REQ_FD, GET_CONFIG, SET_CONFIG = 21, 24, 25
 
 # virtio features
 MRG_RXBUF, INDIRECT, EVENT_IDX, PROTOCOL, VERSION_1 = 1 << 15, 1 << 28, 1 << 29, 1 << 30, 1 << 32
-NET_MQ = 1 << 22
+NET_MQ, ON_EMPTY = 1 << 22, 1 << 24
+PACKED, IN_ORDER, RING_RESET = 1 << 34, 1 << 35, 1 << 40
 # protocol features
 MQ, RARP, REPLY_ACK, NET_MTU, P_RESET, MEM_SLOTS, STATUS = (1 << b for b in (0, 2, 3, 4, 13, 15, 16))
 BACKEND_REQ, CONFIG = 1 << 5, 1 << 9
 
 NEED_REPLY = 8
 DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4
+AVAIL, USED = 1 << 7, 1 << 15  # of packed descriptors
 
 _barrier = threading.Lock()
 
@@ -209,6 +212,101 @@ class Ring:
     def close(self):
         for fd in self.kick, self.call, self.err:
             os.close(fd)
+
+
+class PackedRing(Ring):
+    """The packed layout, for a device that is in order. Positions count slots from the first lap on;
+    in lap n the wrap counter is 1 if n is even."""
+
+    def __init__(self, mem, idx, num=256, base=0x80008000, at=None):
+        super().__init__(mem, idx, num, base, at)
+
+    def wipe(self):
+        self.avail = self.desc + 16 * self.num  # the driver's event word
+        self.used = self.avail + 4              # the device's
+        self.mem.map[self.desc:self.used + 4] = bytes(self.used + 4 - self.desc)
+        at = self.base & 0x7fff
+        self.avail_idx = self.used_idx = self.published = at + (0 if self.base & 0x8000 else self.num)
+        for i in range(self.num):  # as if each had been used
+            lap = self.lap(self.avail_idx) - (i >= at)
+            self.mem.set_u16(self.flags_at(i), 0 if lap & 1 else AVAIL | USED)
+        self.pending = []
+
+    def lap(self, pos):
+        return pos // self.num
+
+    def slot(self, pos):
+        return pos % self.num
+
+    def flags_at(self, slot):
+        return self.desc + 16 * slot + 14
+
+    def off_wrap(self, pos):
+        return self.slot(pos) | (0 if self.lap(pos) & 1 else 0x8000)
+
+    def put_desc(self, addr, length, flags, ident):
+        """Everything but the flags, which follow in publish(), last ones first."""
+        slot = self.slot(self.avail_idx)
+        struct.pack_into('<QIH', self.mem.map, self.desc + 16 * slot, addr, length, ident)
+        bits = USED if self.lap(self.avail_idx) & 1 else AVAIL
+        self.pending.append((self.flags_at(slot), flags | bits))
+        self.avail_idx += 1
+
+    def publish(self, kick=True):
+        for at_, flags in reversed(self.pending):
+            self.mem.set_u16(at_, flags)
+        self.pending = []
+        if kick and (not self.polite or self.wanted()):
+            self.kicks += 1
+            os.eventfd_write(self.kick, 1)
+        self.published = self.avail_idx
+
+    def wanted(self):
+        fence()
+        if self.published == self.avail_idx:
+            return False
+        off_wrap, flags = self.mem.u16(self.used), self.mem.u16(self.used + 2)
+        if flags != 2 or not self.event_idx:
+            return flags != 1
+        return any(self.off_wrap(p) == off_wrap for p in range(self.published, self.avail_idx))
+
+    def want_call(self, wanted=True):
+        self.mem.set_u16(self.avail, self.off_wrap(self.used_idx))
+        self.mem.set_u16(self.avail + 2, (2 if self.event_idx else 0) if wanted else 1)
+        fence()
+
+    def add(self, parts, write, table=None):
+        flag = DESC_WRITE if write else 0
+        n = 1 if table is not None else len(parts)
+        ids = [self.free.pop(0) for _ in range(n)]
+        if table is not None:
+            for i, (off, length) in enumerate(parts):
+                struct.pack_into('<QIHH', self.mem.map, table + 16 * i, self.mem.gpa(off), length, 0,
+                                 flag)
+            self.put_desc(self.mem.gpa(table), 16 * len(parts), DESC_INDIRECT, ids[0])
+        else:
+            for i, (off, length) in enumerate(parts):
+                more = DESC_NEXT if i + 1 < n else 0
+                self.put_desc(self.mem.gpa(off), length, flag | more, ids[0])
+        self.chains[ids[0]] = (ids, parts)
+        return ids[0]
+
+    def reap(self):
+        out = []
+        while self.used_idx < self.published:
+            at_ = self.desc + 16 * self.slot(self.used_idx)
+            want = 0 if self.lap(self.used_idx) & 1 else AVAIL | USED
+            if self.mem.u16(at_ + 14) & (AVAIL | USED) != want:
+                break
+            length, ident = struct.unpack_from('<IH', self.mem.map, at_ + 8)
+            self.used_idx += len(self.chains[ident][0])
+            out.append((ident, length))
+        return out
+
+    def restart(self):
+        self.base = 0x80008000
+        self.free, self.chains = list(range(self.num)), {}
+        self.wipe()
 
 
 class Front:
@@ -499,7 +597,8 @@ class Nic(Front):
         super().__init__(path, mac, mem or Memory(end + self.SLOT * self.SLOTS), num=1)
         self.rx.close()
         self.tx.close()
-        self.rings = [Ring(self.mem, i, num, base, at=room * i) for i in range(2 * pairs)]
+        kind, base = (PackedRing, base or 0x80008000) if features & PACKED else (Ring, base)
+        self.rings = [kind(self.mem, i, num, base, at=room * i) for i in range(2 * pairs)]
         self.pairs, self.active = pairs, pairs if active is None else active
         self.only = only
         if pairs > 1:

@@ -45,7 +45,7 @@ static void qemu_order(void **state)
     struct front *f = &F;
     uint64_t offered = ask(f, VU_GET_FEATURES);
 
-    assert_int_equal(offered, TEST_FEATURES);
+    assert_int_equal(offered, OFFERED);
     assert_int_equal(ask(f, VU_GET_PROTOCOL_FEATURES), 0x1a01d);
     say_u64(f, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x1a01d);
     assert_int_equal(ask(f, VU_GET_QUEUE_NUM), 256);
@@ -854,11 +854,126 @@ static void rarp(void **state)
 
 static void base_has_16_bits(void **state)
 {
+    say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
     say_state(&F, VU_SET_VRING_BASE, NEED_REPLY, 0, 0x8000);
     assert_int_equal(reply(&F, VU_SET_VRING_BASE), 0);
     say_state(&F, VU_SET_VRING_BASE, NEED_REPLY, 0, 0x10000);
     assert_int_equal(reply(&F, VU_SET_VRING_BASE), 1);
     assert_int_equal(get_base(&F, 0), 0x8000);
+}
+
+/* Before the features came nobody knows which layout the index is of: then it fails at the start. */
+static void base_before_features(void **state)
+{
+    say_state(&F, VU_SET_VRING_BASE, NEED_REPLY, 0, 0x80008000);
+    assert_int_equal(reply(&F, VU_SET_VRING_BASE), 0);
+    say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
+    say_memory(&F, PLAIN);
+    say_state(&F, VU_SET_VRING_NUM, PLAIN, 0, RING_NUM);
+    say_addr(&F, PLAIN, 0);
+    say_fd(&F, VU_SET_VRING_KICK, PLAIN, 0);
+    say_state(&F, VU_SET_VRING_ENABLE, NEED_REPLY, 0, 1);
+    assert_int_equal(reply(&F, VU_SET_VRING_ENABLE), 1);
+    assert_non_null(strstr(ring_info(&F, 0).why, "16 bits"));
+    assert_log("");
+}
+
+static uint32_t get_packed_base(unsigned idx)
+{
+    say_state(&F, VU_GET_VRING_BASE, PLAIN, idx, 0);
+    return (uint32_t)(reply(&F, VU_GET_VRING_BASE) >> 32);
+}
+
+/* Both halves count, and some front-ends fill in only one. */
+static void packed_base(void **state)
+{
+    static const struct {
+        uint32_t base, num;
+        int start; /* -1: it cannot */
+    } c[] = {
+        {0x80008000, 16, 0x8000},
+        {0x00008000, 16, 0x8000}, /* the other half was forgotten */
+        {0x00000000, 16, 0},
+        {0x80058005, 16, 0x8005},
+        {0x80038005, 16, 0x8003}, /* two were taken and not used: again */
+        {0x800e0002, 16, 0x800e}, /* the same, across the end of a lap */
+        {0x80058003, 16, 0x8003}, /* used more than was taken: no */
+        {0x00028005, 16, 0x8005}, /* more than a lap apart: no */
+        {0x80108005, 16, 0x8005}, /* not in the ring */
+        {0x800c800c, 13, 0x800c}, /* not a power of two */
+        {0x800d800d, 13, -1},
+        {0xffffffff, 16, -1},
+        {0x00ff00ff, 16, -1},
+    };
+
+    say_u64(&F, VU_SET_FEATURES, PLAIN, OFFERED);
+    say_memory(&F, PLAIN);
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
+    for (unsigned i = 0; i < ARRAY_SIZE(c); i++) {
+        char want[64];
+
+        say_state(&F, VU_SET_VRING_NUM, PLAIN, 0, c[i].num);
+        say_state(&F, VU_SET_VRING_BASE, PLAIN, 0, c[i].base);
+        say_addr(&F, PLAIN, 0);
+        say_fd(&F, VU_SET_VRING_KICK, NEED_REPLY, 0);
+        assert_int_equal(reply(&F, VU_SET_VRING_KICK), c[i].start < 0);
+        if (c[i].start < 0) {
+            assert_non_null(strstr(ring_info(&F, 0).why, "SET_VRING_BASE"));
+            assert_log("");
+            assert_int_equal(get_packed_base(0), c[i].base);
+            continue;
+        }
+        snprintf(want, sizeof(want), "start 0 @%d;", c[i].start);
+        assert_log(want);
+        F.own.progress = 1;
+        uint32_t live = (uint32_t)c[i].start + 1;
+        assert_int_equal(get_packed_base(0), live | live << 16);
+        assert_log("stop 0;");
+    }
+}
+
+/* The parts of a packed ring: the two event areas are four bytes, wherever they lie. */
+static void packed_parts(void **state)
+{
+    static const struct {
+        uint64_t desc, avail, used; /* offsets from where they belong */
+        uint32_t num;
+        const char *word; /* NULL: it runs */
+    } c[] = {
+        {0, 0, 0, 16, NULL},
+        {0, 4, 8, 63, NULL},
+        {0, MEM_BYTES - 0x400 - 4, 0, 16, NULL}, /* the last word of the memory */
+        {0, MEM_BYTES - 0x400 - 2, 0, 16, "driver event area"},
+        {8, 0, 0, 16, "aligned"},
+        {0, 2, 0, 16, "aligned"},
+        {0, 0, 2, 16, "aligned"},
+        {0, 0, MEM_BYTES - 0x800, 16, "device event area"},
+        {MEM_BYTES, 0, 0, 16, "descriptor ring"},
+        {0, 0x400, 0, 16, "overlap"},
+        {0x400, 0, 0, 16, "overlap"},
+    };
+
+    say_u64(&F, VU_SET_FEATURES, PLAIN, OFFERED);
+    say_memory(&F, PLAIN);
+    for (unsigned i = 0; i < ARRAY_SIZE(c); i++) {
+        struct vu_ring_addr a = ring_addr(0);
+
+        a.desc += c[i].desc;
+        a.avail += c[i].avail;
+        a.used += c[i].used;
+        say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 0);
+        say_state(&F, VU_SET_VRING_NUM, PLAIN, 0, c[i].num);
+        say_state(&F, VU_SET_VRING_BASE, PLAIN, 0, 0x80008000);
+        send_msg(&F, VU_SET_VRING_ADDR, PLAIN, &a, sizeof(a), NULL, 0);
+        say_fd(&F, VU_SET_VRING_KICK, PLAIN, 0);
+        say_state(&F, VU_SET_VRING_ENABLE, NEED_REPLY, 0, 1);
+        assert_int_equal(reply(&F, VU_SET_VRING_ENABLE), c[i].word != NULL);
+        if (c[i].word) {
+            assert_non_null(strstr(ring_info(&F, 0).why, c[i].word));
+        }
+        get_packed_base(0);
+        F.own.log[0] = '\0';
+    }
 }
 
 static void logging_is_not_offered(void **state)
@@ -959,7 +1074,7 @@ static void not_spoken_here(void **state)
             assert_int_equal(open_fds(), fds);
         }
     }
-    assert_int_equal(ask(&F, VU_GET_FEATURES), TEST_FEATURES);
+    assert_int_equal(ask(&F, VU_GET_FEATURES), OFFERED);
     send_msg(&F, 1000, PLAIN, payload, 4097, NULL, 0);
     expect_closed(&F);
 }
@@ -1217,7 +1332,7 @@ static void slow_reader(void **state)
     }
     assert_true(sent > 100);
     for (unsigned i = 0; i < sent; i++) {
-        assert_int_equal(reply(&F, VU_GET_FEATURES), TEST_FEATURES);
+        assert_int_equal(reply(&F, VU_GET_FEATURES), OFFERED);
     }
     no_reply(&F);
 }
@@ -1309,7 +1424,7 @@ static void second_front_end(void **state)
     assert_int_equal(recv(p.fd, &c, 1, 0), 0);
     close(p.fd);
     assert_log(""); /* the first one does not notice */
-    assert_int_equal(ask(&F, VU_GET_FEATURES), TEST_FEATURES);
+    assert_int_equal(ask(&F, VU_GET_FEATURES), OFFERED);
 }
 
 /* The next one comes before we have heard that the first one left. */
@@ -1322,7 +1437,7 @@ static void quick_successor(void **state)
         assert_true(next >= 0);
         close(F.s);
         F.s = next;
-        assert_int_equal(ask(&F, VU_GET_FEATURES), TEST_FEATURES);
+        assert_int_equal(ask(&F, VU_GET_FEATURES), OFFERED);
     }
     assert_int_equal(info(&F).n_connects, 21);
 }
@@ -2028,6 +2143,9 @@ int main(void)
         T(mtu),
         T(rarp),
         T(base_has_16_bits),
+        T(base_before_features),
+        T(packed_base),
+        T(packed_parts),
         T(logging_is_not_offered),
         T(one_answer_to_everything),
         T(not_spoken_here),

@@ -67,8 +67,13 @@ static inline void check_alive(const struct owner *o, unsigned idx)
     volatile uint8_t *used = c->used;
 
     (void)desc[vring_desc_bytes(c->num) - 1];
-    (void)avail[vring_avail_bytes(c->num) - 1];
-    used[vring_used_bytes(c->num) - 1] = 0;
+    if (o->features & VIRTIO_BIT(F_RING_PACKED)) {
+        (void)avail[sizeof(struct vring_packed_event) - 1];
+        used[sizeof(struct vring_packed_event) - 1] = 0;
+    } else {
+        (void)avail[vring_avail_bytes(c->num) - 1];
+        used[vring_used_bytes(c->num) - 1] = 0;
+    }
     assert_true(c->kick_fd < 0 || fcntl(c->kick_fd, F_GETFD) >= 0);
     assert_true(c->call_fd < 0 || fcntl(c->call_fd, F_GETFD) >= 0);
 }
@@ -103,8 +108,10 @@ static inline uint16_t own_stop(void *ctx, unsigned idx)
     uint16_t live = (uint16_t)(o->conf[idx].base + o->progress);
     struct vring_used *used = o->conf[idx].used;
     struct vring_avail *avail = o->conf[idx].avail;
-    used->idx = live;
-    avail->idx = live;
+    if (!(o->features & VIRTIO_BIT(F_RING_PACKED))) {
+        used->idx = live;
+        avail->idx = live;
+    }
     note(o, "stop %u;", idx);
     return live;
 }
@@ -184,6 +191,7 @@ static const struct vu_ops owner_ops = {.ring_start = own_start,
 #define TEST_FEATURES                                                                              \
     (VIRTIO_BIT(F_VERSION_1) | VIRTIO_BIT(NET_F_MRG_RXBUF) | VIRTIO_BIT(F_EVENT_IDX) |             \
      VIRTIO_BIT(F_PROTOCOL_FEATURES))
+#define OFFERED (TEST_FEATURES | VIRTIO_BIT(F_RING_PACKED))
 
 struct front {
     struct owner own;
@@ -277,7 +285,7 @@ static inline struct vu_conf server_conf(const struct front *f)
                             .owner = (uid_t)-1,
                             .group = (gid_t)-1,
                             .mode = 0660,
-                            .features = TEST_FEATURES};
+                            .features = OFFERED};
 }
 
 static inline void front_listen(struct front *f)

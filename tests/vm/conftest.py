@@ -36,7 +36,7 @@ class Pair:
     Booting is the expensive part, so the cases of a file share one pair, and a case that broke it
     makes the next one boot again."""
 
-    def __init__(self, image, port_options='', **guest):
+    def __init__(self, image, port_options='', device='', **guest):
         self.dir = tempfile.mkdtemp(prefix='ringway-vm.')
         self.switch = lab.Switch(f'vm1{port_options}', f'vm2{port_options}')
         self.guests = []
@@ -44,7 +44,7 @@ class Pair:
             self.switch.start()
             for n in (1, 2):
                 net = vm.vhost_user(self.switch.sock(f'vm{n}'), reconnect=1, mac=vm.mac_of(n),
-                                    mtu=guest.get('mtu', 0))
+                                    mtu=guest.get('mtu', 0), device=device)
                 self.guests.append(vm.Guest(f'vm{n}', image, self.dir, net, ip=f'{self.ip(n)}/24',
                                             **guest).start())
             for g in self.guests:
