@@ -20,7 +20,7 @@ static int post_all(struct gen *g, struct side *s, struct err *e)
         uint8_t *rx = s->rx_buf + (uint64_t)i * g->rx_stride;
         struct ring_seg seg = {.addr = vu_fe_gpa(fe, rx), .len = g->c.buf};
 
-        if (ring_drv_add(RING_SPLIT, &s->rx->drv, &seg, 0, 1, rx) < 0) {
+        if (ring_drv_add(s->rx->drv.layout, &s->rx->drv, &seg, 0, 1, rx) < 0) {
             return err_set(e, -ENOSPC, "no room in a fresh ring");
         }
     }
@@ -37,7 +37,7 @@ static int post_all(struct gen *g, struct side *s, struct err *e)
         }
         gen_hold(g, s, (uint16_t)id);
     }
-    ring_drv_publish(RING_SPLIT, &s->rx->drv);
+    ring_drv_publish(s->rx->drv.layout, &s->rx->drv);
     return 0;
 }
 
@@ -157,6 +157,9 @@ static void plan(struct gen *g, const struct gen_conf *c)
     if (c->linux_guest) {
         g->features |=
             VIRTIO_BIT(NET_F_MRG_RXBUF) | VIRTIO_BIT(F_EVENT_IDX) | VIRTIO_BIT(F_INDIRECT_DESC);
+    }
+    if (c->packed) {
+        g->features |= VIRTIO_BIT(F_RING_PACKED);
     }
     g->n_tx = c->num;
     g->n_seg = 1;

@@ -53,6 +53,7 @@ struct gen_conf {
     bool both;        /* traffic both ways */
     bool verify;      /* check content and order of every frame; TCP: see gen_tcp.c */
     bool linux_guest; /* MRG_RXBUF, EVENT_IDX, INDIRECT_DESC */
+    bool packed;      /* rings in the packed layout */
     enum gen_tcp tcp;
     bool taken; /* receivers negotiate what the frames carry */
     unsigned timeout_ms;

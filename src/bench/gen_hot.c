@@ -280,11 +280,11 @@ static ALWAYS_INLINE void rewrite_frame(struct gen *g, struct flow *f, uint8_t *
 }
 
 /* The number of buffers that were taken: TURN_MAX means that there may be more. */
-static ALWAYS_INLINE uint32_t turn_rx(struct gen *g, struct flow *f, const enum check check,
-                                      uint32_t least)
+static ALWAYS_INLINE uint32_t turn_rx(const enum ring_layout l, struct gen *g, struct flow *f,
+                                      const enum check check, uint32_t least)
 {
     struct ring_drv *rx = &f->to->rx->drv;
-    uint32_t n = ring_drv_pending(RING_SPLIT, rx, TURN_MAX);
+    uint32_t n = ring_drv_pending(l, rx, TURN_MAX);
 
     if (n < least) {
         return 0;
@@ -292,13 +292,13 @@ static ALWAYS_INLINE uint32_t turn_rx(struct gen *g, struct flow *f, const enum 
     if (check == CHECK_NOT) {
         uint64_t bytes = 0;
 
-        n = ring_drv_recycle(RING_SPLIT, rx, n, &bytes);
+        n = ring_drv_recycle(l, rx, n, &bytes);
         f->rx_frames += n;
         f->rx_bytes += bytes;
     } else {
         struct ring_drv_used u[TURN_MAX];
 
-        n = ring_drv_reap(RING_SPLIT, rx, u, n);
+        n = ring_drv_reap(l, rx, u, n);
         for (uint32_t i = 0; i < MIN(n, AHEAD); i++) {
             prefetch(f, &u[i], i);
         }
@@ -311,42 +311,53 @@ static ALWAYS_INLINE uint32_t turn_rx(struct gen *g, struct flow *f, const enum 
             } else {
                 check_used(g, f, &u[i]);
             }
-            ring_drv_repost(RING_SPLIT, rx, u[i].id);
+            ring_drv_repost(l, rx, u[i].id);
         }
     }
     gen_publish(f->to, f->to->rx);
     return n;
 }
 
-static ALWAYS_INLINE void turn_tx(struct gen *g, struct flow *f, const bool rewrite, uint32_t n)
+static ALWAYS_INLINE void turn_tx(const enum ring_layout l, struct gen *g, struct flow *f,
+                                  const bool rewrite, uint32_t n)
 {
     struct ring_drv *tx = &f->from->tx->drv;
 
     if (!rewrite) {
-        n = ring_drv_recycle(RING_SPLIT, tx, n, NULL);
+        n = ring_drv_recycle(l, tx, n, NULL);
     } else {
         struct ring_drv_used u[TURN_MAX];
 
-        n = ring_drv_reap(RING_SPLIT, tx, u, n);
+        n = ring_drv_reap(l, tx, u, n);
         for (uint32_t i = 0; i < n; i++) {
             rewrite_frame(g, f, u[i].token);
-            ring_drv_repost(RING_SPLIT, tx, u[i].id);
+            ring_drv_repost(l, tx, u[i].id);
         }
     }
     f->tx_frames += n;
     gen_publish(f->from, f->from->tx);
 }
 
+static ALWAYS_INLINE void turn_on(const enum ring_layout l, struct gen *g, struct flow *f,
+                                  const bool rewrite, const enum check check)
+{
+    uint32_t n = ring_drv_pending(l, &f->from->tx->drv, TURN_MAX);
+
+    /* n frames may have filled n * bufs buffers */
+    for (uint32_t k = 0; k <= g->bufs && turn_rx(l, g, f, check, g->least_rx) == TURN_MAX; k++) {
+    }
+    if (n >= g->least_tx) {
+        turn_tx(l, g, f, rewrite, n);
+    }
+}
+
 static ALWAYS_INLINE void turn(struct gen *g, struct flow *f, const bool rewrite,
                                const enum check check)
 {
-    uint32_t n = ring_drv_pending(RING_SPLIT, &f->from->tx->drv, TURN_MAX);
-
-    /* n frames may have filled n * bufs buffers */
-    for (uint32_t k = 0; k <= g->bufs && turn_rx(g, f, check, g->least_rx) == TURN_MAX; k++) {
-    }
-    if (n >= g->least_tx) {
-        turn_tx(g, f, rewrite, n);
+    if (g->c.packed) {
+        turn_on(RING_PACKED, g, f, rewrite, check);
+    } else {
+        turn_on(RING_SPLIT, g, f, rewrite, check);
     }
 }
 
@@ -399,12 +410,14 @@ void gen_round(struct gen *g)
 
 void gen_round_rx(struct gen *g, struct flow *f)
 {
+    const enum ring_layout l = f->to->rx->drv.layout;
+
     if (g->c.tcp) {
-        turn_rx(g, f, CHECK_TCP, 1);
+        turn_rx(l, g, f, CHECK_TCP, 1);
     } else if (g->checked) {
-        turn_rx(g, f, CHECK_RAW, 1);
+        turn_rx(l, g, f, CHECK_RAW, 1);
     } else {
-        turn_rx(g, f, CHECK_NOT, 1);
+        turn_rx(l, g, f, CHECK_NOT, 1);
     }
 }
 

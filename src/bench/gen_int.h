@@ -127,11 +127,11 @@ static inline void gen_yield(struct gen *g)
 }
 static inline void gen_send(struct side *s, uint16_t id)
 {
-    ring_drv_repost(RING_SPLIT, &s->tx->drv, id);
+    ring_drv_repost(s->tx->drv.layout, &s->tx->drv, id);
 }
 static inline void gen_publish(struct side *s, struct vu_fe_ring *r)
 {
-    if (unlikely(ring_drv_publish(RING_SPLIT, &r->drv))) {
+    if (unlikely(ring_drv_publish(r->drv.layout, &r->drv))) {
         vu_fe_kick(r);
         s->n_kicks++;
     }

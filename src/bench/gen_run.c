@@ -39,7 +39,7 @@ uint32_t gen_tx_idx(const struct gen *g, const struct side *s, uint16_t id)
 uint32_t gen_reap_tx(const struct gen *g, struct side *s)
 {
     struct ring_drv_used u[TURN_MAX];
-    uint32_t n = ring_drv_reap(RING_SPLIT, &s->tx->drv, u, TURN_MAX);
+    uint32_t n = ring_drv_reap(s->tx->drv.layout, &s->tx->drv, u, TURN_MAX);
 
     for (uint32_t i = 0; i < n; i++) {
         gen_hold(g, s, u[i].id);
@@ -51,7 +51,7 @@ uint32_t gen_reap_tx(const struct gen *g, struct side *s)
 static uint32_t drop_rx(struct side *s)
 {
     uint64_t bytes = 0;
-    uint32_t n = ring_drv_recycle(RING_SPLIT, &s->rx->drv, TURN_MAX, &bytes);
+    uint32_t n = ring_drv_recycle(s->rx->drv.layout, &s->rx->drv, TURN_MAX, &bytes);
 
     if (n) {
         gen_publish(s, s->rx);

@@ -36,24 +36,24 @@ static void bounce(struct trip *t)
 {
     struct ring_drv_used u[TURN_MAX];
     uint64_t stamp;
-    uint32_t n = ring_drv_reap(RING_SPLIT, &t->b->rx->drv, u, 32);
+    uint32_t n = ring_drv_reap(t->b->rx->drv.layout, &t->b->rx->drv, u, 32);
 
     for (uint32_t i = 0; i < n; i++) {
         memcpy(&stamp, (uint8_t *)u[i].token + HDR + AT_PATTERN, 8);
         send_stamp(t, t->b, t->a, stamp);
-        ring_drv_repost(RING_SPLIT, &t->b->rx->drv, u[i].id);
+        ring_drv_repost(t->b->rx->drv.layout, &t->b->rx->drv, u[i].id);
     }
     if (n) {
         gen_publish(t->b, t->b->rx);
     }
-    n = ring_drv_reap(RING_SPLIT, &t->a->rx->drv, u, 32);
+    n = ring_drv_reap(t->a->rx->drv.layout, &t->a->rx->drv, u, 32);
     for (uint32_t i = 0; i < n; i++) {
         memcpy(&stamp, (uint8_t *)u[i].token + HDR + AT_PATTERN, 8);
         double ns = (double)(ticks() - stamp) / ticks_per_ns();
         if (t->n < t->max) {
             t->ns[t->n++] = (uint32_t)MIN(ns, 4e9);
         }
-        ring_drv_repost(RING_SPLIT, &t->a->rx->drv, u[i].id);
+        ring_drv_repost(t->a->rx->drv.layout, &t->a->rx->drv, u[i].id);
     }
     if (n) {
         gen_publish(t->a, t->a->rx);

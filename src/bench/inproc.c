@@ -74,6 +74,7 @@ static int start(struct inproc *p, const struct subject_def *def, unsigned worke
                           .both = def->both,
                           .verify = def->verify,
                           .linux_guest = def->linux_guest,
+                          .packed = def->packed,
                           .tcp = def->tcp,
                           .taken = def->taken,
                           .timeout_ms = 60000,

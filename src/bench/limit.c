@@ -18,14 +18,16 @@ static void set_ring(struct ring *r, struct gen *g, unsigned port, unsigned idx,
 {
     const struct ring_drv *d = gen_ring(g, port, idx);
 
-    ring_init(r, &(struct ring_setup){.desc = d->desc,
+    ring_init(r, &(struct ring_setup){.layout = d->layout,
+                                      .base = ring_drv_fresh(d->layout),
+                                      .desc = d->desc,
                                       .avail = d->avail,
                                       .used = d->used,
                                       .num = d->num,
                                       .event_idx = d->event_idx,
                                       .write = write,
                                       .mem = mem});
-    ring_dev_disarm(RING_SPLIT, r);
+    ring_dev_disarm(r->layout, r);
 }
 
 static void limit_destroy(struct limit *l)

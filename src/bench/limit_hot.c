@@ -27,9 +27,9 @@ static ALWAYS_INLINE uint32_t move(struct limit *l, struct path *p)
 {
     uint8_t *src[BURST], *dst[BURST];
     uint32_t len[BURST];
-    uint32_t n = ring_dev_peek(RING_SPLIT, &p->from, &l->in, BURST);
+    uint32_t n = ring_dev_peek(p->from.layout, &p->from, &l->in, BURST);
 
-    n = n ? ring_dev_peek(RING_SPLIT, &p->to, &l->out, n) : 0;
+    n = n ? ring_dev_peek(p->to.layout, &p->to, &l->out, n) : 0;
     if (!n) {
         return 0;
     }
@@ -50,8 +50,8 @@ static ALWAYS_INLINE uint32_t move(struct limit *l, struct path *p)
         }
         copy_bytes(dst[i], src[i], len[i]);
     }
-    ring_dev_publish(RING_SPLIT, &p->to, &l->out, n, len);
-    ring_dev_publish(RING_SPLIT, &p->from, &l->in, n, NULL);
+    ring_dev_publish(p->to.layout, &p->to, &l->out, n, len);
+    ring_dev_publish(p->from.layout, &p->from, &l->in, n, NULL);
     return n;
 }
 
@@ -91,17 +91,17 @@ static uint32_t spread(struct limit *l, const struct path *p, const struct ring_
 
 static ALWAYS_INLINE uint32_t move_long(struct limit *l, struct path *p)
 {
-    uint32_t lens[RING_BURST], n = ring_dev_peek(RING_SPLIT, &p->from, &l->in, BURST), i, taken, at = 0;
+    uint32_t lens[RING_BURST], n = ring_dev_peek(p->from.layout, &p->from, &l->in, BURST), i, taken, at = 0;
 
-    if (!n || !ring_dev_peek(RING_SPLIT, &p->to, &l->out, RING_BURST)) {
+    if (!n || !ring_dev_peek(p->to.layout, &p->to, &l->out, RING_BURST)) {
         return 0;
     }
     for (i = 0; i < n && (taken = spread(l, p, &l->in.chain[i], at, lens)); i++) {
         at += taken;
     }
     if (i) {
-        ring_dev_publish(RING_SPLIT, &p->to, &l->out, at, lens);
-        ring_dev_publish(RING_SPLIT, &p->from, &l->in, i, NULL);
+        ring_dev_publish(p->to.layout, &p->to, &l->out, at, lens);
+        ring_dev_publish(p->from.layout, &p->from, &l->in, i, NULL);
     }
     return i;
 }
