@@ -38,7 +38,9 @@ static void turn(void *arg)
 {
     struct order *o = arg;
 
-    dp_run_once(o->dp);
+    uint32_t frames = dp_run_once(o->dp);
+
+    o->sum.most = MAX(o->sum.most, frames);
 }
 
 static void *connect_all(void *arg)

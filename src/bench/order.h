@@ -21,6 +21,7 @@ struct order_sum {
     struct qgen_sum gen;
     uint64_t moves;  /* of queues from worker to worker, because of their load */
     uint64_t pushes; /* and by hand */
+    uint32_t most;   /* one_thread: frames that one round of all workers took */
 };
 
 int order_run(const struct order_conf *c, struct order_sum *out, struct err *e);

@@ -14,7 +14,7 @@
 #include "base/clock.h"
 #include "base/evsignal.h"
 
-#define QUEUE_BUDGET 4          /* bursts per queue and round: nobody waits longer than that */
+#define PORT_BUDGET 4           /* bursts per port and round: nobody waits longer than that */
 #define TURN_BYTES (1u << 20)   /* and no more copied than this: floods and jumbo frames count */
 #define EVENT_CHECK_ROUNDS 64   /* busy rounds between two looks at event-driven queues */
 #define POLLED_SLEEP_MS 1       /* a queue without a kick fd is looked at this often while idle */
@@ -100,7 +100,7 @@ static uint32_t poll_queue(struct worker *w, const struct view *view, struct rxq
     uint32_t frames = 0;
 
     w->ctx.spent = 0;
-    for (unsigned i = 0; i < QUEUE_BUDGET && w->ctx.spent < TURN_BYTES; i++) {
+    for (unsigned i = read_once(&q->bursts); i && w->ctx.spent < TURN_BYTES; i--) {
         struct batch *b = w->batch;
 
         b->n = 0;
@@ -148,6 +148,11 @@ static ALWAYS_INLINE uint32_t take_turns(struct worker *w, const bool sample)
     for (unsigned i = 0; i < list->n; i++) {
         struct rxq *q = list->q[i];
 
+        unsigned every = read_once(&q->every);
+
+        if (unlikely(every > 1) && (w->stats.rounds + i) % every) {
+            continue;
+        }
         if ((!q->event_driven || q->ready) && in_view(view, q)) {
             frames += sample ? sample_queue(w, view, q) : poll_queue(w, view, q);
         }
@@ -351,7 +356,24 @@ static struct queue_list *list_without(struct worker *w, const struct rxq *q, un
     return w->spare;
 }
 
-static void publish(struct worker *w, struct queue_list *l)
+/* The queues of a port share what one queue would have: more of them are no more of the worker. */
+static void share_budget(const struct queue_list *l, const struct port *port)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < l->n; i++) {
+        n += l->q[i]->port == port;
+    }
+    for (unsigned i = 0; n && i < l->n; i++) {
+        if (l->q[i]->port == port) {
+            write_once(&l->q[i]->bursts, (uint16_t)MAX(PORT_BUDGET / n, 1u));
+            write_once(&l->q[i]->every, (uint16_t)((n + PORT_BUDGET - 1) / PORT_BUDGET));
+        }
+    }
+}
+
+/* Have the worker use this list; port: whose queues are others now. */
+static void publish(struct worker *w, struct queue_list *l, const struct port *port)
 {
     struct queue_list *old = w->list;
 
@@ -361,6 +383,7 @@ static void publish(struct worker *w, struct queue_list *l)
         l->n_event_driven += l->q[i]->event_driven;
         l->n_polled += l->q[i]->fd < 0;
     }
+    share_budget(l, port);
     store_release(&w->list, l);
     wake(w);
     worker_barrier();
@@ -390,7 +413,7 @@ int worker_attach(struct worker *w, struct rxq *q, struct err *e)
     q->ready = q->event_driven;
     l->q[l->n++] = q;
     q->worker = w;
-    publish(w, l);
+    publish(w, l, q->port);
     return 0;
 }
 
@@ -402,7 +425,7 @@ void worker_detach(struct worker *w, struct rxq *q)
         epoll_ctl(w->epfd, EPOLL_CTL_DEL, q->fd, NULL);
     }
     q->worker = NULL;
-    publish(w, l);
+    publish(w, l, q->port);
 }
 
 int worker_move(struct worker *w, struct rxq *q, struct err *e)
@@ -418,13 +441,13 @@ int worker_move(struct worker *w, struct rxq *q, struct err *e)
     if (q->fd >= 0) {
         epoll_ctl(from->epfd, EPOLL_CTL_DEL, q->fd, NULL);
     }
-    publish(from, without);
+    publish(from, without, q->port);
     /* Nobody has it now. The first worker may have slept, and asked for kicks. */
     q->port->ops->disarm(q);
     q->ready = q->event_driven;
     q->worker = w;
     with->q[with->n++] = q;
-    publish(w, with);
+    publish(w, with, q->port);
     return 0;
 }
 

@@ -2,7 +2,7 @@
 /*
  * A worker: one thread that polls queues and moves frames, and sleeps when there are none.
  *
- *   round:  for each queue of my list:  up to QUEUE_BUDGET x { rx -> bridge -> tx... -> rx_done }
+ *   round:  for each queue of my list:  some bursts of { rx -> bridge -> tx... -> rx_done }
  *           signal the peers that asked for it (one system call for all)
  *           quiescent state
  *   idle:   after poll_ns without a frame: arm every queue, look again (S4), and if there is still

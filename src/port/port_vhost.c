@@ -28,6 +28,10 @@
 #include "vhost/vu_backend.h"
 #include "vnet/features.h"
 
+#ifdef COPY_COUNT
+_Thread_local uint64_t vq_locks_counted;
+#endif
+
 #define LOOK_MIN_MS 50 /* between two looks at rings without buffers; doubles up to */
 #define LOOK_MAX_MS 1000
 

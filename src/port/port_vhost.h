@@ -48,6 +48,13 @@ struct out_rings {
     uint8_t of_pair[VHOST_PAIRS];   /* index into ring[], or NOT_RUNNING */
 };
 
+#ifdef COPY_COUNT
+extern _Thread_local uint64_t vq_locks_counted; /* taken by this thread */
+#define VQ_LOCK_ACCOUNT() (vq_locks_counted++)
+#else
+#define VQ_LOCK_ACCOUNT() ((void)0)
+#endif
+
 struct port_vhost {
     struct port port;
     struct vu_dev *dev;

@@ -420,6 +420,9 @@ static ALWAYS_INLINE void vq_lock(struct vq *vq)
             }
         }
     }
+    if (vq->shared) {
+        VQ_LOCK_ACCOUNT();
+    }
 }
 
 static ALWAYS_INLINE void vq_unlock(struct vq *vq)
