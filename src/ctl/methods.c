@@ -776,6 +776,11 @@ static json_t *queues_json(struct ctl *c, unsigned worker)
     return list;
 }
 
+static json_t *number_or_null(int v)
+{
+    return v < 0 ? json_null() : json_integer(v);
+}
+
 static int workers_list(struct ctl *c, const json_t *params, json_t **result, struct err *e)
 {
     struct worker_info w[WORKER_MAX];
@@ -787,9 +792,9 @@ static int workers_list(struct ctl *c, const json_t *params, json_t **result, st
 
         json_array_append_new(
             list,
-            json_pack("{s:i, s:o, s:b, s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}",
-                      "id", (int)w[i].id, "cpu",
-                      w[i].cpu < 0 ? json_null() : json_integer(w[i].cpu), "asleep",
+            json_pack("{s:i, s:o, s:o, s:b, s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}",
+                      "id", (int)w[i].id, "cpu", number_or_null(w[i].cpu), "node",
+                      number_or_null(w[i].node), "asleep",
                       (int)w[i].asleep, "queues", queues_json(c, w[i].id), "frames",
                       (json_int_t)w[i].frames, "rounds", (json_int_t)w[i].rounds, "busy_rounds",
                       (json_int_t)w[i].busy_rounds, "sleeps", (json_int_t)w[i].sleeps, "signals",

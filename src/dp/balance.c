@@ -3,19 +3,43 @@
 
 #include "port/port.h"
 
-bool balance_next(const struct balance_queue *q, unsigned n, unsigned n_workers, unsigned *which,
-                  unsigned *to)
+unsigned balance_first(const struct balance_worker *w, unsigned n_workers, int node)
+{
+    unsigned best = 0;
+
+    for (unsigned i = 1; i < n_workers; i++) {
+        bool near = node < 0 || w[i].node == node, best_near = node < 0 || w[best].node == node;
+
+        if (near != best_near ? near : w[i].n_queues < w[best].n_queues) {
+            best = i;
+        }
+    }
+    return best;
+}
+
+/* Of the workers on the node of `like`. */
+static unsigned idlest_near(const double *sum, const int *node, unsigned n_workers, unsigned like)
+{
+    unsigned best = like;
+
+    for (unsigned w = 0; w < n_workers; w++) {
+        if (node[w] == node[like] && sum[w] < sum[best]) {
+            best = w;
+        }
+    }
+    return best;
+}
+
+bool balance_next(const struct balance_queue *q, unsigned n, const int *node, unsigned n_workers,
+                  unsigned *which, unsigned *to)
 {
     double sum[WORKER_MAX] = {0}, best_load = 0, best_gain = 0;
-    unsigned idlest = 0;
 
     for (unsigned i = 0; i < n; i++) {
         sum[q[i].worker] += q[i].load;
     }
-    for (unsigned w = 1; w < n_workers; w++) {
-        idlest = sum[w] < sum[idlest] ? w : idlest;
-    }
     for (unsigned i = 0; i < n; i++) {
+        unsigned idlest = idlest_near(sum, node, n_workers, q[i].worker);
         double load = sum[q[i].worker];
         double after = MAX(load - q[i].load, sum[idlest] + q[i].load), gain = load - after;
 

@@ -22,6 +22,7 @@
 #include "base/evsignal.h"
 #include "base/log.h"
 #include "base/nearest.h"
+#include "base/node.h"
 #include "dp/pins.h"
 #include "dp/vlan_hot.h"
 #include "dp/worker.h"
@@ -756,6 +757,7 @@ int dp_create(struct dp **out, const struct dp_conf *c, struct err *e)
         return err_set(e, -EINVAL, "%u workers: from 1 to %d are possible", c->n_workers,
                        WORKER_MAX);
     }
+    node_init();
     rc = gmem_init(e);
     dp = rc ? NULL : calloc(1, sizeof(*dp));
     if (!dp) {

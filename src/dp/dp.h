@@ -119,6 +119,7 @@ const char *dp_fid_bridge(const struct dp *dp, uint16_t fid, uint16_t *vlan);
 struct worker_info {
     unsigned id;
     int cpu;             /* -1: not pinned */
+    int node;            /* NUMA node of the CPU, -1: not pinned, or there is one only */
     unsigned n_queues;
     uint64_t rounds, busy_rounds, frames, sleeps, signals;
     uint64_t busy_ns, idle_ns, sleep_ns; /* since start; sum is its life */

@@ -21,15 +21,15 @@ static struct worker *pinned_to(const struct placement *p, const struct rxq *q)
 
 int placement_attach(struct placement *p, struct rxq *q, struct err *e)
 {
-    struct worker *best = pinned_to(p, q);
+    struct worker *pinned = pinned_to(p, q);
+    struct balance_worker w[WORKER_MAX];
 
-    q->pinned = best != NULL;
-    for (unsigned i = 0; i < p->n_workers && !q->pinned; i++) {
-        if (!best || worker_n_queues(p->worker[i]) < worker_n_queues(best)) {
-            best = p->worker[i];
-        }
+    q->pinned = pinned != NULL;
+    for (unsigned i = 0; i < p->n_workers; i++) {
+        w[i] = (struct balance_worker){worker_n_queues(p->worker[i]), worker_node(p->worker[i])};
     }
-    return worker_attach(best, q, e);
+    return worker_attach(pinned ? pinned : p->worker[balance_first(w, p->n_workers, q->port->node)], q,
+                         e);
 }
 
 void placement_detach(struct placement *p, struct rxq *q)
@@ -115,6 +115,7 @@ static unsigned number_of(const struct placement *p, const struct worker *w)
 unsigned placement_balance(struct placement *p)
 {
     unsigned n, which, to, moves = 0;
+    int node[WORKER_MAX];
     struct rxq **q = all_queues(p, &n);
     struct balance_queue *b = q ? malloc(n * sizeof(*b)) : NULL;
     struct err e;
@@ -122,7 +123,10 @@ unsigned placement_balance(struct placement *p)
     for (unsigned i = 0; b && i < n; i++) {
         b[i] = (struct balance_queue){q[i]->load, number_of(p, q[i]->worker), q[i]->pinned};
     }
-    while (b && moves < MAX_MOVES && balance_next(b, n, p->n_workers, &which, &to)) {
+    for (unsigned i = 0; i < p->n_workers; i++) {
+        node[i] = worker_node(p->worker[i]);
+    }
+    while (b && moves < MAX_MOVES && balance_next(b, n, node, p->n_workers, &which, &to)) {
         if (worker_move(p->worker[to], q[which], &e)) {
             log_warn_limited("cannot move queue %s/%u to worker %u: %s", q[which]->port->name,
                              q[which]->queue, to, e.text);

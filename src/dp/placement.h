@@ -2,7 +2,8 @@
 /*
  * Which worker polls which queue.
  *
- *   attach    the worker that the queue is pinned to, else the one with the fewest queues
+ *   attach    the worker that the queue is pinned to, else the one with the fewest queues, among those
+ *             on the NUMA node of the guest's memory if there are any
  *   measure   each worker takes the time of its turns in some of its rounds (rxq.busy_ns); what that
  *             grew by since the last look is the load of a queue, in shares of a CPU
  *   balance   move queues from loaded workers to idle ones (dp/balance.h)

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/evsignal.h"
+#include "base/node.h"
 
 #define PORT_BUDGET 4           /* bursts per port and round: nobody waits longer than that */
 #define TURN_BYTES (1u << 20)   /* and no more copied than this: floods and jumbo frames count */
@@ -45,6 +46,7 @@ struct worker {
     struct batch *batch;
     struct evsignal *signal;
     int epfd, wakefd;
+    int node; /* of its CPU and of its memory */
     pthread_t thread;
     bool stop;
     bool asleep; /* in epoll_wait, or about to; S4's counterpart for the control thread */
@@ -451,6 +453,11 @@ int worker_move(struct worker *w, struct rxq *q, struct err *e)
     return 0;
 }
 
+int worker_node(const struct worker *w)
+{
+    return w->node;
+}
+
 unsigned worker_n_queues(const struct worker *w)
 {
     return w->list->n;
@@ -468,6 +475,7 @@ void worker_info(const struct worker *w, struct worker_info *out)
     *out = (struct worker_info){
         .id = w->conf.id,
         .cpu = w->conf.cpu,
+        .node = w->node,
         .n_queues = w->list->n,
         .rounds = read_once(&s->rounds),
         .busy_rounds = read_once(&s->busy_rounds),
@@ -514,27 +522,18 @@ static void worker_free(struct worker *w)
     if (w->wakefd >= 0) {
         close(w->wakefd);
     }
-    free(w->ctx.rx_scratch);
-    free(w->ctx.tx_scratch);
-    free(w->batch);
+    node_free(w->ctx.rx_scratch, WCTX_SCRATCH);
+    node_free(w->ctx.tx_scratch, WCTX_SCRATCH);
+    node_free(w->batch, sizeof(*w->batch));
     free(w->list);
     free(w->spare);
-    free(w);
-}
-
-static void *alloc_lines(size_t bytes)
-{
-    void *p = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
-
-    if (p) {
-        memset(p, 0, bytes); /* touched now, on the control thread: no page fault while forwarding */
-    }
-    return p;
+    node_free(w, sizeof(*w));
 }
 
 int worker_create(struct worker **out, const struct worker_conf *c, struct err *e)
 {
-    struct worker *w = alloc_lines(sizeof(*w));
+    int node = node_of_cpu(c->cpu);
+    struct worker *w = node_alloc(sizeof(*w), node);
     struct epoll_event ev = {.events = EPOLLIN | EPOLLET};
     int rc;
 
@@ -545,10 +544,11 @@ int worker_create(struct worker **out, const struct worker_conf *c, struct err *
     w->bridge = HOT_BEST(bridge_hot);
     w->poll_ns = (uint64_t)c->poll_us * 1000;
     w->ctx = (struct wctx){.id = c->id,
-                           .rx_scratch = alloc_lines(WCTX_SCRATCH),
-                           .tx_scratch = alloc_lines(WCTX_SCRATCH),
+                           .rx_scratch = node_alloc(WCTX_SCRATCH, node),
+                           .tx_scratch = node_alloc(WCTX_SCRATCH, node),
                            .flush = finish_round};
-    w->batch = alloc_lines(sizeof(*w->batch));
+    w->batch = node_alloc(sizeof(*w->batch), node);
+    w->node = node;
     w->list = list_new(0);
     w->spare = list_new(0);
     w->epfd = epoll_create1(EPOLL_CLOEXEC);

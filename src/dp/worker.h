@@ -50,6 +50,7 @@ void worker_detach(struct worker *w, struct rxq *q);
 int worker_move(struct worker *w, struct rxq *q, struct err *e);
 /* Returns when no worker holds anything that it read before. Control thread. */
 void worker_barrier(void);
+int worker_node(const struct worker *w); /* NODE_ANY: not pinned, or there is one only */
 unsigned worker_n_queues(const struct worker *w);
 struct rxq *worker_queue(const struct worker *w, unsigned i);
 void worker_info(const struct worker *w, struct worker_info *out);

@@ -114,6 +114,8 @@ static inline uint32_t gmem_fault_seq(void)
     return read_once(&gmem_faults_);
 }
 uint64_t gmem_bytes(const struct gmem *m);
+/* The NUMA node that most of it lies on, as far as it is in memory, by a sample; see base/node.h. */
+int gmem_node(const struct gmem *m);
 
 /* Install the SIGBUS handler (process-wide, once). Faults outside guest memory stay fatal. */
 int gmem_init(struct err *e);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/node.h"
 #include "port/kinds.h"
 
 static const struct port_ops *const kinds[] = {PORT_KINDS NULL};
@@ -174,6 +175,7 @@ int port_init(struct port *p, const struct port_ops *ops, const struct port_conf
     p->id = PORT_NONE;
     p->max_len = PKT_MAX_LEN;
     p->ready = false;
+    p->node = NODE_ANY;
     p->down = port_conf_is(c, "link", "down");
     p->counters = aligned_alloc(CACHE_LINE, bytes);
     if (!p->counters || port_conf_copy(&p->conf, c)) {

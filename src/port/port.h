@@ -241,6 +241,7 @@ struct port {
     uint32_t max_len;        /* largest frame that may be sent to it, bytes; from its MTU */
     bool ready;              /* written by control, read by workers (relaxed) */
     bool down;               /* link=down: the same */
+    int node;                /* NUMA node of the peer's memory, -1: not known. Control thread. */
     struct port_counters *counters; /* one per worker, [0 .. env->n_workers) */
 };
 

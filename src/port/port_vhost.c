@@ -168,6 +168,7 @@ static int on_ring_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, 
     if (!vq) {
         return err_set(e, -ENOMEM, "port %s: out of memory", pv->port.name);
     }
+    pv->port.node = gmem_node(mem); /* its driver runs: there is something in it by now */
     *vq = (struct vq){
         .rxq = {.port = &pv->port, .queue = (uint16_t)(idx / 2), .fd = c->kick_fd},
         .hdr_len = vnet_hdr_len(features),
@@ -600,6 +601,7 @@ static void port_vhost_show(const struct port *port, json_t *o)
                         feature_names(i.protocol_features, vu_protocol_feature_name));
     json_object_set_new(o, "memory_regions", json_integer(i.n_regions));
     json_object_set_new(o, "memory_bytes", json_integer((json_int_t)i.mem_bytes));
+    json_object_set_new(o, "memory_node", i.node < 0 ? json_null() : json_integer(i.node));
     json_object_set_new(o, "status", json_integer(i.status));
     json_object_set_new(o, "messages", json_integer((json_int_t)i.n_messages));
     json_object_set_new(o, "messages_refused", json_integer((json_int_t)i.n_refused));

@@ -345,6 +345,7 @@ void vu_dev_info(const struct vu_dev *d, struct vu_info *out)
                             .n_rings = d->n_rings,
                             .n_regions = d->mem ? d->mem->n : 0,
                             .mem_bytes = gmem_bytes(d->mem),
+                            .node = gmem_node(d->mem),
                             .mtu = d->mtu,
                             .status = d->status,
                             .n_messages = d->n_messages,

@@ -143,6 +143,7 @@ struct vu_info {
     uint32_t n_rings;             /* highest ring index seen + 1 */
     uint32_t n_regions;
     uint64_t mem_bytes;
+    int node; /* NUMA node of that memory, -1: not known */
     uint16_t mtu;   /* 0: not told */
     uint8_t status; /* virtio device status, 0 if not told */
     uint64_t n_messages, n_refused, n_connects;

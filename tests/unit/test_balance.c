@@ -13,6 +13,8 @@
 #include "dp/pins.h"
 #include "port/port.h"
 
+static const int one_node[WORKER_MAX];
+
 static double sum_of(const struct balance_queue *q, unsigned n, unsigned worker)
 {
     double sum = 0;
@@ -57,7 +59,7 @@ static void test_moves(void **state)
 
     for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
         unsigned which = 99, to = 99;
-        bool any = balance_next(cases[i].q, cases[i].n, cases[i].workers, &which, &to);
+        bool any = balance_next(cases[i].q, cases[i].n, one_node, cases[i].workers, &which, &to);
 
         assert_int_equal(any, cases[i].which >= 0);
         if (any) {
@@ -80,7 +82,7 @@ static void test_it_ends_balanced(void **state)
             q[i] = (struct balance_queue){rand() % 100 / 100.0 * (rand() % 3 ? 0.1 : 1),
                                           (unsigned)rand() % workers, rand() % 5 == 0};
         }
-        while (balance_next(q, n, workers, &which, &to)) {
+        while (balance_next(q, n, one_node, workers, &which, &to)) {
             assert_false(q[which].pinned);
             assert_true(relief(q, n, which, to) >= BALANCE_LEAST - 1e-9);
             q[which].worker = to;
@@ -147,11 +149,53 @@ static void test_pins_change(void **state)
     free(pins);
 }
 
+/* A machine with two nodes: workers 0, 1 on the first, 2, 3 on the second, 4 not pinned. */
+static const int two_nodes[] = {0, 0, 1, 1, -1};
+
+static void test_first_worker(void **state)
+{
+    static const struct {
+        unsigned queues[5];
+        int node;
+        unsigned want;
+    } cases[] = {
+        {{0, 0, 0, 0, 0}, -1, 0}, /* not known: the fewest queues */
+        {{3, 2, 1, 4, 5}, -1, 2},
+        {{0, 0, 0, 0, 0}, 1, 2}, /* the node of the memory first */
+        {{0, 0, 9, 8, 0}, 1, 3},
+        {{7, 6, 0, 0, 0}, 0, 1},
+        {{1, 2, 0, 3, 4}, 5, 2}, /* nobody is there */
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct balance_worker w[5];
+
+        for (unsigned k = 0; k < 5; k++) {
+            w[k] = (struct balance_worker){cases[i].queues[k], two_nodes[k]};
+        }
+        assert_int_equal(balance_first(w, 5, cases[i].node), cases[i].want);
+    }
+}
+
+/* Queues stay on the node of their memory, however idle the other one is. */
+static void test_moves_within_a_node(void **state)
+{
+    struct balance_queue q[] = {{0.4, 0, false}, {0.4, 0, false}, {0.1, 1, false}};
+    unsigned which, to;
+
+    assert_true(balance_next(q, 3, two_nodes, 5, &which, &to));
+    assert_int_equal(to, 1); /* not 2, 3 or 4, which do nothing */
+    q[which].worker = to;
+    assert_false(balance_next(q, 3, two_nodes, 5, &which, &to));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_moves),
         cmocka_unit_test(test_it_ends_balanced),
+        cmocka_unit_test(test_first_worker),
+        cmocka_unit_test(test_moves_within_a_node),
         cmocka_unit_test(test_pins),
         cmocka_unit_test(test_pins_change),
     };

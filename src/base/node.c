@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/node.h"
+
+#include <numa.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static bool several;
+
+void node_init(void)
+{
+    several = numa_available() >= 0 && numa_max_node() > 0;
+}
+
+int node_of_cpu(int cpu)
+{
+    int node = several && cpu >= 0 ? numa_node_of_cpu(cpu) : NODE_ANY;
+
+    return node >= 0 ? node : NODE_ANY;
+}
+
+/* The value that most of status[0 .. n) have; negative ones are no nodes. */
+static int most(const int *status, unsigned n)
+{
+    unsigned best_n = 0;
+    int best = NODE_ANY;
+
+    for (unsigned i = 0; i < n; i++) {
+        unsigned same = 0;
+
+        for (unsigned k = 0; k < n; k++) {
+            same += status[k] == status[i];
+        }
+        if (status[i] >= 0 && same > best_n) {
+            best_n = same;
+            best = status[i];
+        }
+    }
+    return best;
+}
+
+int node_of_pages(void *const *page, unsigned n)
+{
+    int status[NODE_PAGES];
+    void *some[NODE_PAGES];
+
+    n = MIN(n, (unsigned)NODE_PAGES);
+    memcpy(some, page, n * sizeof(some[0]));
+    /* Without nodes to move to, it only tells where they are. */
+    if (!several || !n || numa_move_pages(0, n, some, NULL, status, 0)) {
+        return NODE_ANY;
+    }
+    return most(status, n);
+}
+
+void *node_alloc(size_t bytes, int node)
+{
+    void *p = several && node >= 0
+                  ? numa_alloc_onnode(bytes, node)
+                  : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (!p || p == MAP_FAILED) {
+        return NULL;
+    }
+    memset(p, 0, bytes); /* no page fault while forwarding */
+    return p;
+}
+
+void node_free(void *p, size_t bytes)
+{
+    if (p) {
+        munmap(p, bytes); /* what libnuma does, too */
+    }
+}
