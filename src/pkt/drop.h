@@ -40,6 +40,7 @@
     X(LINK_DOWN, "link-down", "%s has its link set down") /* what it sends counts here too */      \
     X(MTU, "mtu", "%s has an MTU smaller than the frame")                                          \
     X(GSO_TINY, "gso-tiny", "%s takes no segments of under 88 bytes unless whole")                 \
+    X(SEGMENTS, "segments", "%s would get more segments at once than are made in one go")          \
     X(TX_FULL, "tx-full", "%s did not take the frame: its queue is full")                          \
     X(TX_ERROR, "tx-error", "%s refused the frame (system error)")
 

@@ -35,6 +35,10 @@ struct segment_patch {
     uint16_t at, word; /* in the order of the wire */
 };
 
+/* What one call of a port's tx makes at most, by and large: 64 frames of 64 KiB in segments of 536
+ * bytes. Smaller ones would keep the worker, and whoever waits for the ring's lock, for long. */
+#define SEGMENTS_MAX 8192
+
 struct segment {
     struct vnet_hdr h;     /* for this receiver; num_buffers = 1 */
     const uint8_t *head;   /* in the snapshot, in the segmenter (until the next one), or in buf */

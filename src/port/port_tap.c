@@ -276,7 +276,9 @@ static int write_segment(int fd, struct tap_scratch *t)
 static int write_segments(int fd, uint16_t takes, const struct pkt *k, struct tap_scratch *t,
                           uint64_t *frames)
 {
-    int rc = segmenter_init(&t->segmenter, k, takes) == DROP_N ? 0 : -EMSGSIZE;
+    int rc = *frames > SEGMENTS_MAX                              ? -E2BIG
+             : segmenter_init(&t->segmenter, k, takes) != DROP_N ? -ERANGE
+                                                                 : 0;
 
     while (!rc && segmenter_next(&t->segmenter, &t->segment)) {
         rc = write_segment(fd, t);
@@ -291,6 +293,10 @@ static enum drop drop_of(int rc)
     case -EAGAIN:
     case -ENOBUFS:
         return DROP_TX_FULL;
+    case -ERANGE: /* from write_segments(), as the next one */
+        return DROP_GSO_TINY;
+    case -E2BIG:
+        return DROP_SEGMENTS;
     case -EIO:    /* the device is down */
     case -EBADFD: /* the device is gone */
         return DROP_NOT_READY;

@@ -598,7 +598,7 @@ static ALWAYS_INLINE void tx_ring(struct port *port, struct vq *vq, struct batch
     struct port_counters *count = &port->counters[w->id];
     uint32_t lens[RING_BURST];
     uint8_t kept[PKT_BURST];
-    uint32_t max = n;
+    uint32_t max = n, cut = 0;
     bool defer = false;
 
     if (unlikely(read_once(&port->max_len) < PKT_MAX_LEN)) {
@@ -621,13 +621,21 @@ static ALWAYS_INLINE void tx_ring(struct port *port, struct vq *vq, struct batch
         write_once(&count->tx_bytes, count->tx_bytes + s.bytes);
         write_once(&vq->frames, vq->frames + s.frames);
         w->spent += s.bytes + rb->n_pool * (uint64_t)SEG_COST;
-        if (unlikely(s.need_more && !s.chains && max == RING_BURST)) {
-            port_count_drop(port, w, DROP_NO_BUFFERS, 1); /* all there is does not hold it */
-            t->frame.p = NULL;
-            s.left--;
-        }
         idx += n - s.left;
         n = s.left;
+        if (unlikely(s.need_more)) {
+            cut += s.chains;
+            if (cut > SEGMENTS_MAX) {
+                port_count_drop(port, w, DROP_SEGMENTS, n);
+                break;
+            }
+            if (!s.chains && max == RING_BURST) {
+                port_count_drop(port, w, DROP_NO_BUFFERS, 1); /* all there is does not hold it */
+                t->frame.p = NULL;
+                idx++;
+                n--;
+            }
+        }
         max = s.need_more ? RING_BURST : MIN(n, (uint32_t)RING_BURST);
     }
     if (maybe_faulty(&vq->ring)) {

@@ -426,3 +426,20 @@ def test_tiny_segments(net):
     b.poll()
     assert not b.inbox
     carry(net, a, b, fresh('tso4'), 3000, 88)
+
+
+def test_more_segments_than_one_call_makes(net):
+    """Smallest segments out of many large frames at once: there is an end to it, and it is counted."""
+    a, b = sender(net), net.nic(features=BASE | vu.VERSION_1, num=16384, rx_size=256)
+    kind = fresh('tso4')
+    pkt = kind.packet(body(65000))
+    data = kind.header(pkt, 88) + kind.partial(pkt)
+    for _ in range(15):
+        a.tx.add([(a.put(data), len(data))], False)
+    a.tx.publish()
+    a.wait_used(a.tx, 15)
+    of_one = -(-65000 // 88)
+    lost = net.drops(b.name)['segments']
+    got = len(b.received())
+    assert 8192 < got < 8192 + 64 and lost == 15 - got // of_one
+    carry(net, a, receiver(net, 0), kind, 3000, 1000)
