@@ -72,13 +72,19 @@ const char *ring_fault_text(enum ring_fault f);
 /* One segment of a chain: a descriptor, private copy. */
 struct ring_seg {
     uint64_t addr; /* guest-physical; not yet translated */
-    uint32_t len;
-    uint16_t flags; /* as they were; of no meaning above this file */
     union {
-        uint16_t next;
-        uint16_t slots; /* packed, in ring_chain.seg: ring slots that the chain takes */
+        struct {
+            uint32_t len;
+            uint16_t flags; /* as they were; of no meaning above this file */
+            union {
+                uint16_t next;
+                uint16_t slots; /* packed, in ring_chain.seg: ring slots that the chain takes */
+            };
+        };
+        uint64_t len_slots; /* both in one store */
     };
 };
+#define RING_SLOTS(n) ((uint64_t)(n) << 48)
 static_assert(sizeof(struct ring_seg) == sizeof(struct vring_desc), "copied as it is");
 
 struct ring_chain {

@@ -43,78 +43,107 @@ static ALWAYS_INLINE uint16_t packed_used_bits(bool wrap)
 bool packed_walk_chain(struct ring *r, const struct gmem *mem, struct ring_burst *b,
                        struct ring_chain *c, uint32_t at, uint16_t flags, uint32_t room);
 
+/* Take chains of one plain descriptor from d on, up to end; returns the first that is none, and its
+ * flags. */
+static ALWAYS_INLINE const struct vring_packed_desc *
+packed_take_plain(const struct vring_packed_desc *d, const struct vring_packed_desc *end,
+                  const uint16_t plain, struct ring_chain **to, uint16_t *flags)
+{
+    struct ring_chain *c = *to;
+
+    for (; d < end; d++, c++) {
+        *flags = ring_p1_load_flags(&d->flags);
+        if (unlikely((*flags & PACKED_KNOWN) != plain)) {
+            break;
+        }
+        c->seg.addr = read_once(&d->addr);
+        c->seg.len_slots = read_once(&d->len) + RING_SLOTS(1);
+        c->meta = RING_META_PLAIN(read_once(&d->id));
+    }
+    *to = c;
+    return d;
+}
+
 static ALWAYS_INLINE uint32_t packed_dev_peek(struct ring *r, struct ring_burst *b, uint32_t max)
 {
-    const struct vring_packed_desc *desc = GUEST_PTR(const struct vring_packed_desc, r->pdesc);
-    const uint32_t num = r->num;
+    const struct vring_packed_desc *desc = GUEST_PTR(const struct vring_packed_desc, r->pdesc), *d;
+    const uint32_t num = r->num, from = r->idx;
     uint16_t plain = (uint16_t)(packed_avail_bits(r->wrap) | (r->write ? VRING_DESC_F_WRITE : 0));
-    uint32_t at = r->idx, taken = at, limit = MIN(max, num), i;
-    struct ring_chain *c = b->chain;
+    uint32_t at = from, limit = MIN(max, num);
+    struct ring_chain *c = b->chain, *end = c + limit;
 
     b->n = 0;
     b->n_pool = 0;
     if (unlikely(r->broken)) {
         return 0;
     }
-    for (i = 0; i < limit; i++, c++) {
-        const struct vring_packed_desc *d = &desc[at];
-        uint16_t flags = ring_p1_load_flags(&d->flags);
+    while (c < end) {
+        const uint32_t stop = MIN(at + (uint32_t)(end - c), num); /* of this lap */
+        uint16_t flags = 0;
 
-        if (likely((flags & PACKED_KNOWN) == plain)) {
-            c->seg.addr = read_once(&d->addr);
-            c->seg.len = read_once(&d->len);
-            c->seg.flags = flags;
-            c->seg.slots = 1;
-            c->meta = RING_META_PLAIN(read_once(&d->id));
-            at++;
-        } else if ((flags ^ plain) & PACKED_STATE) {
-            break;
-        } else {
-            uint32_t before = at >= taken ? at - taken : at + num - taken; /* in this burst */
+        d = packed_take_plain(&desc[at], &desc[stop], plain, &c, &flags);
+        at = (uint32_t)(d - desc);
+        if (unlikely(at < stop)) {
+            uint32_t before = at >= from ? at - from : at + num - from; /* slots of this burst */
 
-            if (!packed_walk_chain(r, load_acquire(&r->mem), b, c, at, flags, num - before)) {
+            if ((flags ^ plain) & PACKED_STATE ||
+                !packed_walk_chain(r, load_acquire(&r->mem), b, c, at, flags, num - before)) {
                 break;
             }
             at += c->seg.slots;
             before += c->seg.slots;
-            limit = MIN(limit, i + 1 + num - before); /* never round the ring */
+            c++;
+            end = MIN(end, c + (num - before)); /* never round the ring */
         }
         if (unlikely(at >= num)) {
             at -= num;
             plain ^= PACKED_STATE;
         }
     }
-    b->n = i;
-    return i;
+    b->n = (uint32_t)(c - b->chain);
+    return b->n;
+}
+
+/* The used descriptors of chains 1 to n - 1; returns where the next one will be and its flags. */
+static ALWAYS_INLINE uint32_t packed_use(struct vring_packed_desc *desc, const uint32_t num,
+                                         uint32_t at, uint16_t *flags, const struct ring_chain *c,
+                                         uint32_t n, const uint32_t *lens)
+{
+    /* len, id and flags in one store: nobody looks at this one before the first has turned */
+    typedef uint64_t len_id_flags __attribute__((may_alias));
+    const struct ring_chain *last = c + n - 1;
+    uint64_t f = (uint64_t)*flags << 48;
+
+    for (;; c++) {
+        at += c->seg.slots;
+        if (unlikely(at >= num)) {
+            at -= num;
+            f ^= (uint64_t)PACKED_STATE << 48;
+        }
+        if (c == last) {
+            break;
+        }
+        *(volatile len_id_flags *)&desc[at].len =
+            f | (uint64_t)c[1].id << 32 | (lens ? *++lens : 0);
+    }
+    *flags = (uint16_t)(f >> 48);
+    return at;
 }
 
 static ALWAYS_INLINE void packed_dev_publish(struct ring *r, const struct ring_burst *b, uint32_t n,
                                              const uint32_t *lens)
 {
-    /* len, id and flags in one store: nobody looks at this one before the first has turned */
-    typedef uint64_t len_id_flags __attribute__((may_alias));
-    struct vring_packed_desc *desc = GUEST_PTR(struct vring_packed_desc, r->pdesc), *first;
-    const uint16_t written = lens ? VRING_DESC_F_WRITE : 0;
-    const struct ring_chain *c = b->chain;
+    struct vring_packed_desc *desc = GUEST_PTR(struct vring_packed_desc, r->pdesc);
+    struct vring_packed_desc *first = &desc[r->idx];
     const uint32_t num = r->num, from = r->idx;
-    uint16_t flags = packed_used_bits(r->wrap) | written, first_flags = flags;
-    uint32_t at = from;
+    uint16_t first_flags = packed_used_bits(r->wrap) | (lens ? VRING_DESC_F_WRITE : 0);
+    uint16_t flags = first_flags;
+    uint32_t at;
 
-    first = &desc[from];
     *(volatile uint32_t *)&first->len = lens ? lens[0] : 0;
-    *(volatile uint16_t *)&first->id = c->id;
-    for (uint32_t i = 1;; i++) {
-        at += c++->seg.slots;
-        if (unlikely(at >= num)) {
-            at -= num;
-            flags ^= PACKED_STATE;
-        }
-        if (i >= n) {
-            break;
-        }
-        *(volatile len_id_flags *)&desc[at].len =
-            (lens ? lens[i] : 0) | (uint64_t)c->id << 32 | (uint64_t)flags << 48;
-    }
+    *(volatile uint16_t *)&first->id = b->chain[0].id;
+    at = lens ? packed_use(desc, num, from, &flags, b->chain, n, lens)
+              : packed_use(desc, num, from, &flags, b->chain, n, NULL);
     r->wrap = flags & VRING_PACKED_F_AVAIL;
     r->idx = (uint16_t)at;
     r->signalled = (uint16_t)MIN(num, r->signalled + (at > from ? at - from : at + num - from));
