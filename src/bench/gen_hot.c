@@ -284,11 +284,13 @@ static ALWAYS_INLINE uint32_t turn_rx(const enum ring_layout l, struct gen *g, s
                                       const enum check check, uint32_t least)
 {
     struct ring_drv *rx = &f->to->rx->drv;
-    uint32_t n = ring_drv_pending(l, rx, TURN_MAX);
+    /* In a packed ring there is no index to ask: to count costs a look at each. */
+    uint32_t n = ring_drv_pending(l, rx, l == RING_PACKED ? least : TURN_MAX);
 
     if (n < least) {
         return 0;
     }
+    n = l == RING_PACKED ? TURN_MAX : n;
     if (check == CHECK_NOT) {
         uint64_t bytes = 0;
 

@@ -672,6 +672,49 @@ static void test_driver_refuses_lies(void **state)
     ring_drv_fini(&drv);
 }
 
+/* What comes back is posted again as it was, in the same slots of the next lap; and a lie in any place
+ * is found in there, too. */
+static void test_driver_recycles(void **state)
+{
+    struct ring_drv_setup s = {.layout = L, .mem = &g, .num = 6, .base = ring_drv_fresh(L)};
+    struct ring_seg seg = {.addr = GPA, .len = 100};
+
+    (void)state;
+    for (uint16_t liar = 0; liar <= 12; liar++) { /* 12: nobody lies */
+        uint64_t bytes = 0;
+
+        assert_int_equal(ring_drv_init(&drv, &s), 0);
+        for (uint16_t i = 0; i < 6; i++) {
+            assert_int_equal(ring_drv_add(L, &drv, &seg, 0, 1, NULL), i);
+        }
+        ring_drv_publish(L, &drv);
+        for (uint16_t i = 0; i < 6; i++) {
+            bool bad_id = liar == i, bad_len = liar == i + 6;
+
+            device_says(i, bad_id ? 6 : i, bad_len ? 101 : i, true);
+        }
+        uint32_t n = liar < 12 ? liar % 6 : 6;
+        assert_int_equal(ring_drv_recycle(L, &drv, 64, &bytes), n);
+        assert_int_equal(bytes, n * (n - 1) / 2);
+        assert_int_equal(drv.broken, liar < 6    ? RING_DRV_FAULT_USED_ID
+                                     : liar < 12 ? RING_DRV_FAULT_USED_LEN
+                                                 : RING_DRV_FAULT_NONE);
+        if (n) {
+            assert_int_equal(drv.pdesc[0].flags, packed_used_bits(true)); /* not yet */
+        }
+        ring_drv_publish(L, &drv);
+        for (uint16_t i = 0; i < n; i++) {
+            assert_int_equal(drv.pdesc[i].flags, packed_avail_bits(false) | WRITE);
+            assert_int_equal(drv.pdesc[i].id, i);
+            assert_int_equal(drv.pdesc[i].len, 100);
+            assert_int_equal(drv.pdesc[i].addr, GPA);
+        }
+        assert_int_equal(drv.packed.out, 6);
+        assert_int_equal(ring_drv_recycle(L, &drv, 64, &bytes), 0);
+        ring_drv_fini(&drv);
+    }
+}
+
 /* A device that is not in order: ids tell, and each takes as many slots as its chain has. */
 static void test_driver_out_of_order(void **state)
 {
@@ -743,6 +786,7 @@ int main(void)
         cmocka_unit_test(test_notify_on_empty),
         cmocka_unit_test(test_arm_and_disarm),
         cmocka_unit_test(test_driver_refuses_lies),
+        cmocka_unit_test(test_driver_recycles),
         cmocka_unit_test(test_driver_out_of_order),
     };
 
