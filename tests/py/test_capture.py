@@ -424,11 +424,15 @@ def test_switch_goes_away(tmp_path, file):
         def answers():
             with contextlib.suppress(OSError), connect(here):
                 return True
-        wait_for('the switch', answers)
-        with Capture(here, 'd', '-w', file) as c:
-            p.send_signal(how)
-            p.wait(vu.TIMEOUT)
-            _, err = c.end(sig=None, status=1)
+        try:
+            wait_for('the switch', answers)
+            with Capture(here, 'd', '-w', file) as c:
+                p.send_signal(how)
+                p.wait(vu.TIMEOUT)
+                _, err = c.end(sig=None, status=1)
+        finally:
+            p.kill()
+            p.wait()
         assert f'ringway: the switch in {run} ended\n' in err
         assert read_file(file)[0] == []
 
