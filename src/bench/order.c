@@ -17,7 +17,6 @@
 #include "dp/dp.h"
 
 #define NUM_THREADS 4096 /* ring size; large, since all threads share few CPUs and each sleeps long */
-#define NUM_IN_TURN 256
 
 struct order {
     struct order_conf c;
@@ -127,7 +126,7 @@ static int set_up(struct order *o)
                          .no_threads = o->c.one_thread};
     struct qgen_conf gc = {.path = (const char *const *)o->path,
                            .queues = o->c.queues,
-                           .num = o->c.one_thread ? NUM_IN_TURN : NUM_THREADS,
+                           .num = o->c.one_thread ? ORDER_RING : NUM_THREADS,
                            .shift_ms = o->c.shift_ms,
                            .timeout_ms = 60000,
                            .turn = o->c.one_thread ? turn : NULL,

@@ -8,6 +8,8 @@
 
 #include "bench/queues.h"
 
+#define ORDER_RING 256 /* ring size with one_thread; all queues of a side have so much under way */
+
 struct order_conf {
     unsigned queues, workers;
     uint64_t frames;

@@ -24,7 +24,7 @@
  * several workers take the lock of a receive ring per burst, not per frame. */
 static bool fair_and_cheap(const struct order_conf *c, const struct order_sum *s, uint64_t locks)
 {
-    bool fair = s->most <= 2 * 4 * PKT_BURST * c->workers;
+    bool fair = s->most <= 2 * 4 * MIN(PKT_BURST, ORDER_RING / c->queues) * c->workers;
     bool cheap = c->workers > 1 ? locks && (c->queues > 1 || locks < s->gen.received / 8) : !locks;
 
     printf("# %u frames in a round at most, %llu locks\n", s->most, (unsigned long long)locks);
