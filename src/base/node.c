@@ -10,6 +10,9 @@ static bool several;
 void node_init(void)
 {
     several = numa_available() >= 0 && numa_max_node() > 0;
+    if (several) {
+        numa_set_bind_policy(0); /* on that node if there is room, else elsewhere */
+    }
 }
 
 int node_of_cpu(int cpu)
