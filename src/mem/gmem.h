@@ -169,14 +169,6 @@ static ALWAYS_INLINE uint8_t GUEST *gmem_in_window(struct gmem_window w, gpa_t a
     return likely(off < w.size && len <= w.size - off) ? w.va + off : NULL;
 }
 
-/* Does p lie in the window, with n bytes from there on? */
-static ALWAYS_INLINE bool gmem_window_has(struct gmem_window w, const uint8_t GUEST *p, uint32_t n)
-{
-    uint64_t off = (uint64_t)(p - w.va);
-
-    return off < w.size && n <= w.size - off;
-}
-
 /* The window on the region that holds a; *hint remembers it. Empty if there is none. By value, so
  * that a caller's window stays in registers. */
 struct gmem_window gmem_window_at(const struct gmem *m, uint32_t *hint, gpa_t a);

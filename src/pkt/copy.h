@@ -28,15 +28,17 @@ typedef uint8_t v16 __attribute__((vector_size(16), aligned(1), may_alias));
 typedef uint64_t u64_una __attribute__((aligned(1), may_alias));
 typedef uint32_t u32_una __attribute__((aligned(1), may_alias));
 
-/* 64 bytes, all loads before all stores. */
+/* 64 bytes, all loads before all stores. v_front is the first step of it. */
 #if defined(__AVX512F__)
 typedef uint8_t v64 __attribute__((vector_size(64), aligned(1), may_alias));
+typedef v64 v_front;
 static ALWAYS_INLINE void copy_64(uint8_t *d, const uint8_t *s)
 {
     *(v64 *)d = *(const v64 *)s;
 }
 #elif defined(__AVX2__)
 typedef uint8_t v32 __attribute__((vector_size(32), aligned(1), may_alias));
+typedef v32 v_front;
 static ALWAYS_INLINE void copy_64(uint8_t *d, const uint8_t *s)
 {
     v32 a = *(const v32 *)s, b = *(const v32 *)(s + 32);
@@ -44,6 +46,7 @@ static ALWAYS_INLINE void copy_64(uint8_t *d, const uint8_t *s)
     *(v32 *)(d + 32) = b;
 }
 #else
+typedef v16 v_front;
 static ALWAYS_INLINE void copy_64(uint8_t *d, const uint8_t *s)
 {
     v16 a = *(const v16 *)s, b = *(const v16 *)(s + 16);
@@ -124,10 +127,8 @@ static ALWAYS_INLINE void copy_bytes(void *dst, const void *src, uint32_t len)
  */
 #define COPY_SNAP_MAX 192
 #define COPY_SNAP_SMALL 80 /* up to so many bytes it is two steps */
-static ALWAYS_INLINE void copy_snapshot(uint8_t *d, const uint8_t *s, uint32_t len)
+static ALWAYS_INLINE void copy_snapshot_rest(uint8_t *d, const uint8_t *s, uint32_t len)
 {
-    COPY_ACCOUNT(len);
-    copy_64(d, s);
     if (likely(len <= COPY_SNAP_SMALL)) {
         *(v16 *)(d + 64) = *(const v16 *)(s + 64);
         return;
@@ -136,6 +137,31 @@ static ALWAYS_INLINE void copy_snapshot(uint8_t *d, const uint8_t *s, uint32_t l
     if (len > 128) {
         copy_64(d + 128, s + 128);
     }
+}
+
+static ALWAYS_INLINE void copy_snapshot(uint8_t *d, const uint8_t *s, uint32_t len)
+{
+    COPY_ACCOUNT(len);
+    copy_64(d, s);
+    copy_snapshot_rest(d, s, len);
+}
+
+/* The same with other bytes in front: only those in `keep` are copied, the rest of them are `put`.
+ * Returns the first 16 as they were: nobody has to load again what is just being stored. */
+static ALWAYS_INLINE v16 copy_snapshot_behind(uint8_t *d, const uint8_t *s, uint32_t len,
+                                              const v_front *keep, const v_front *put)
+{
+    v_front front = *(const volatile v_front *)s; /* once: what is returned is what is there */
+    v16 said;
+
+    COPY_ACCOUNT(len);
+    *(v_front *)d = (front & *keep) | *put;
+    for (uint32_t i = sizeof(front); i < 64; i += sizeof(front)) {
+        *(v_front *)(d + i) = *(const v_front *)(s + i);
+    }
+    copy_snapshot_rest(d, s, len);
+    memcpy(&said, &front, sizeof(said));
+    return said;
 }
 
 #endif

@@ -37,15 +37,20 @@
 
 struct pkt {
     uint8_t *data;     /* snapshot: first byte of the frame; the 12 bytes before it are ours */
-    uint32_t len;      /* bytes of the whole frame, no virtio-net header, no FCS */
-    uint16_t snap_len; /* bytes of it in the snapshot, at least PKT_MIN_LEN */
     union {
         struct {
-            uint16_t n_spans; /* runs behind the snapshot: 0, 1 (in span) or more (in spans) */
-            uint16_t offload; /* what a receiver must take to get it as it is: pkt/offload.h */
+            uint32_t len; /* bytes of the whole frame, no virtio-net header, no FCS */
+            union {
+                struct {
+                    uint16_t n_spans; /* runs behind the snapshot: 0, 1 (in span) or more (in spans) */
+                    uint16_t offload; /* what a receiver must take to get it as it is: offload.h */
+                };
+                uint32_t shape; /* both at once: 0 or 1 is a plain frame in at most one run */
+            };
         };
-        uint32_t shape; /* both at once: 0 or 1 is a plain frame in at most one run */
+        uint64_t len_and_shape; /* in one store */
     };
+    uint16_t snap_len; /* bytes of it in the snapshot, at least PKT_MIN_LEN */
     struct gspan span;
     const struct gspan *spans;
 };

@@ -104,21 +104,55 @@ static ALWAYS_INLINE bool length_ok(uint32_t hdr_len, uint64_t total)
     return total - (hdr_len + PKT_MIN_LEN) <= PKT_MAX_LEN - PKT_MIN_LEN; /* unsigned: both ends */
 }
 
+/* Do flags and gso_type, the first two bytes of a header, ask for something? */
+static ALWAYS_INLINE bool asks(uint16_t said)
+{
+    return unlikely(said & (VNET_F_NEEDS_CSUM | 0xff << 8));
+}
+
 /* Header and snapshot lie in front of and at room + VNET_HDR_LEN: look at the one, complete the other. */
 static ALWAYS_INLINE int rx_finish(struct pkt *p, uint8_t *room, uint32_t hdr_len, uint32_t snap,
                                    uint32_t total)
 {
-    uint16_t said; /* flags and gso_type */
+    uint16_t said;
 
     memcpy(&said, room + VNET_HDR_LEN - hdr_len, sizeof(said));
     p->data = room + VNET_HDR_LEN;
     p->len = total - hdr_len;
     p->snap_len = (uint16_t)(snap - hdr_len);
-    if (unlikely(said & (VNET_F_NEEDS_CSUM | 0xff << 8))) {
+    if (asks(said)) {
         return OFFLOADED;
     }
     pkt_plain_header(p->data);
     return LENT;
+}
+
+/* Snapshot of a frame with the header that it gets if it is a plain one; LENT or OFFLOADED. */
+static ALWAYS_INLINE int rx_snapshot(uint8_t *to, uint32_t hdr_len, const uint8_t *from, uint32_t len)
+{
+    static const union {
+        struct vnet_hdr hdr;
+        uint8_t byte[sizeof(v_front)];
+        v_front v;
+    } plain = {.hdr.num_buffers = 1},
+      keep = {.byte = {[VNET_HDR_LEN ... sizeof(v_front) - 1] = 0xff}};
+    uint16_t said;
+
+    if (hdr_len != VNET_HDR_LEN) {
+        copy_snapshot(to, from, len);
+        memcpy(&said, to, sizeof(said));
+        if (!asks(said)) {
+            pkt_plain_header(to + hdr_len);
+        }
+    } else {
+        v16 front = copy_snapshot_behind(to, from, len, &keep.v, &plain.v);
+
+        memcpy(&said, &front, sizeof(said));
+        if (asks(said)) {
+            *(v16 *)to = front;
+        }
+    }
+    return asks(said) ? OFFLOADED : LENT;
 }
 
 /* One segment in one region, with the bytes around it: the form that drivers use. */
@@ -126,21 +160,24 @@ static ALWAYS_INLINE int rx_fast(struct pkt *p, uint8_t *room, uint32_t hdr_len,
                                  const uint8_t GUEST *va, uint32_t total)
 {
     uint8_t *to = room + VNET_HDR_LEN - hdr_len;
+    const uint8_t *from = GUEST_PTR(const uint8_t, va);
     uint32_t snap = total;
 
     if (unlikely(total - (hdr_len + PKT_MIN_LEN) > PKT_MAX_LEN - PKT_MIN_LEN)) { /* both ends */
         return bad_length(hdr_len, total);
     }
+    p->data = room + VNET_HDR_LEN;
     if (likely(total <= COPY_SNAP_SMALL)) {
-        copy_snapshot(to, GUEST_PTR(const uint8_t, va), total);
-        p->shape = 0;
-    } else {
-        snap = MIN(total, (uint32_t)PKT_SNAP);
-        copy_snapshot(to, GUEST_PTR(const uint8_t, va), snap);
-        p->shape = total > snap;
-        p->span = (struct gspan){va + snap, total - snap};
+        p->len_and_shape = total - hdr_len;
+        p->snap_len = (uint16_t)(total - hdr_len);
+        return rx_snapshot(to, hdr_len, from, total);
     }
-    return rx_finish(p, room, hdr_len, snap, total);
+    snap = MIN(total, (uint32_t)PKT_SNAP);
+    p->len = total - hdr_len;
+    p->shape = total > snap;
+    p->snap_len = (uint16_t)(snap - hdr_len);
+    p->span = (struct gspan){va + snap, total - snap};
+    return rx_snapshot(to, hdr_len, from, snap);
 }
 
 /* Any chain: segments of any length, in any regions. */
