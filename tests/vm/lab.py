@@ -137,6 +137,15 @@ class Netns:
         subprocess.run(['ip', 'netns', 'del', self.name], check=False)
 
 
+def iperf(src, dst, ip, streams=4, seconds=1):
+    """What arrived at dst on each TCP stream from src, as iperf3 reports it."""
+    dst.until('! netstat -ltn | grep -q :5201')
+    dst.check('iperf3 -s -D -1')
+    dst.until('netstat -ltn | grep -q :5201')
+    report = json.loads(src.check(f'iperf3 -c {ip} -P{streams} -t {seconds} -J', 120))
+    return [s['receiver'] for s in report['end']['streams']]
+
+
 class Stream:
     """A TCP stream from guest a to guest b that lasts until stop(): what must not be disturbed."""
 

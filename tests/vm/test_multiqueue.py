@@ -61,15 +61,6 @@ def site(image):
     s.close()
 
 
-def iperf(src, dst, ip, streams=4, seconds=1):
-    """Bytes that arrived on each stream."""
-    dst.until('! netstat -ltn | grep -q :5201')
-    dst.check('iperf3 -s -D -1')
-    dst.until('netstat -ltn | grep -q :5201')
-    report = json.loads(src.check(f'iperf3 -c {ip} -P{streams} -t {seconds} -J', 120))
-    return [s['receiver']['bytes'] for s in report['end']['streams']]
-
-
 def test_all_pairs_run(site):
     assert 'VIRTIO_NET_F_MQ' in site.switch.port('vm1')['state']['features']
     lab.until(lambda: sum(r.get('steered', False) for r in site.rings().values()) == PAIRS,
@@ -85,8 +76,8 @@ def test_streams_use_all_queues(site):
     before = site.frames()
     used = {}
     for _ in range(ROUNDS):
-        for streams in (iperf(a, b, '10.0.0.2'), iperf(b, a, '10.0.0.1')):
-            assert len(streams) == 4 and min(streams) > 0
+        for streams in (lab.iperf(a, b, '10.0.0.2'), lab.iperf(b, a, '10.0.0.1')):
+            assert len(streams) == 4 and min(s['bytes'] for s in streams) > 0
         used = {i: n - before[i] for i, n in site.frames().items()}
         if min(used.values()) > 100:
             break
