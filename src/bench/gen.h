@@ -65,7 +65,7 @@ struct gen_rate {
     double seconds;
     uint64_t rx_frames, rx_bytes; /* bytes of frames, no headers */
     uint64_t tx_frames;           /* those that are segmented count as what is received */
-    uint64_t lost;        /* taken from us and not received */
+    uint64_t lost;        /* taken from us and not received, in the warm-up too */
     uint64_t bad_content; /* verify only */
     uint64_t bad_order;   /* verify only: jumps of the sequence */
     uint64_t kicks;

@@ -267,6 +267,9 @@ static int run(struct gen *g, double seconds, uint64_t frames, struct gen_rate *
             return r;
         }
     }
+    struct gen_rate warmed = {0};
+
+    sum_up(g, &warmed);
     zero(g);
     uint64_t t0 = ticks();
     r = rounds(g, (uint64_t)(seconds * 1e9 * tick), frames, e);
@@ -292,8 +295,9 @@ static int run(struct gen *g, double seconds, uint64_t frames, struct gen_rate *
         quiet = n ? ticks() : quiet;
         gen_yield(g);
     }
-    /* The warm-up left up to one ring under way at the start: lost is exact within a ring. */
-    uint64_t tx = out->tx_frames + late_tx * g->n_seg, rx = out->rx_frames + late_rx;
+    /* All since nothing was under way: what the warm-up left under way was received later. */
+    uint64_t tx = warmed.tx_frames + out->tx_frames + late_tx * g->n_seg;
+    uint64_t rx = warmed.rx_frames + out->rx_frames + late_rx;
     out->lost = tx > rx ? tx - rx : 0;
     return gen_check(g, e);
 }
