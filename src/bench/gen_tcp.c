@@ -12,9 +12,10 @@
  *
  * In every frame are checked: length, order, what the virtio-net header says, all headers with the
  * checksums in them (not where TCP's is to be completed after segmenting: DPDK puts another start
- * value there), and 64 bytes of each receive buffer at a place that moves on.  With conf.verify
- * that goes for the whole payload of every frame, without it for that of one frame in SAMPLE: moving
- * all of it between the caches of two cores takes longer than any switch here takes to copy it.
+ * value there), and 64 bytes at a place that moves on, of the first receive buffer and of one in
+ * eleven behind it.  With conf.verify that goes for the whole payload of every frame, without it for
+ * that of one frame in 17: moving all of it between the caches of two cores takes longer than any
+ * switch here takes to copy it.
  *
  * Long frames are cut as Linux cuts them: headers in a descriptor of their own, payload in runs of
  * 32 KiB.  There are few of them, so that the sender's memory stays in the cache as it does with
