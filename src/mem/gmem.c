@@ -425,14 +425,15 @@ int gmem_add(struct gmem **out, const struct gmem *old, const struct gmem_region
     struct gmem_region r;
     int rc;
 
+    struct gmem_map *map = same_region(old, d);
+
+    if (map) { /* also when all slots are taken: it takes none */
+        close(d->fd);
+        return add_again(out, old, map, who, e);
+    }
     if (old && old->n >= GMEM_MAX_REGIONS) {
         close(d->fd);
         return err_set(e, -E2BIG, "%s: all %d memory slots are taken", who, GMEM_MAX_REGIONS);
-    }
-    struct gmem_map *map = same_region(old, d);
-    if (map) {
-        close(d->fd);
-        return add_again(out, old, map, who, e);
     }
     rc = map_region(&r, d, fs, who, owner, e);
     if (rc) {

@@ -272,8 +272,9 @@ static uint16_t gso_check(const struct pkt *p, const struct vnet_hdr *said,
     if (p->len <= fits) {
         return OFFLOAD_CSUM; /* one segment: that is this frame */
     }
-    if (at->ip == 4 && fits - at->l3 > IP_MAX_LEN) {
-        return 0; /* no total_len for such a segment */
+    uint32_t longest = kind == OFFLOAD_UFO ? p->len : fits; /* fragments are put together again */
+    if (at->ip == 4 && longest - at->l3 > IP_MAX_LEN) {
+        return 0; /* no total_len for it */
     }
     h->gso_type = said->gso_type;
     h->gso_size = said->gso_size;

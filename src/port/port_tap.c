@@ -69,6 +69,7 @@
 #define TAP_MTU_MIN    68
 #define TAP_MTU_MAX    65521 /* the kernel's limit for TAP: 65535 less the Ethernet header */
 #define TAP_BUF        65536 /* per frame, what does not fit in the snapshot; pages come on demand */
+#define SYSCALL_COST   4096  /* a write takes as long as copying so many bytes */
 #define TAP_IOV_MAX    1024  /* of one system call, as in the kernel */
 static_assert(TAP_BUF + PKT_SNAP >= PKT_MAX_LEN + VNET_HDR_LEN, "any frame fits");
 #ifndef TUN_F_USO4 /* since Linux 6.2 */
@@ -272,17 +273,26 @@ static int write_segment(int fd, struct tap_scratch *t)
     return write_all(fd, t->iov, n);
 }
 
-/* A frame in the pieces that the kernel takes. Frames written are added to *frames. */
+/* What was written in one call of tap_tx(). */
+struct tap_sum {
+    uint64_t frames, bytes;
+};
+
+/* A frame in the pieces that the kernel takes; those written are added to *sum. */
 static int write_segments(int fd, uint16_t takes, const struct pkt *k, struct tap_scratch *t,
-                          uint64_t *frames)
+                          struct tap_sum *sum)
 {
-    int rc = *frames > SEGMENTS_MAX                              ? -E2BIG
+    const struct segment *seg = &t->segment;
+    int rc = sum->frames > SEGMENTS_MAX                          ? -E2BIG
              : segmenter_init(&t->segmenter, k, takes) != DROP_N ? -ERANGE
                                                                  : 0;
 
     while (!rc && segmenter_next(&t->segmenter, &t->segment)) {
         rc = write_segment(fd, t);
-        *frames += !rc;
+        if (!rc) {
+            sum->frames++;
+            sum->bytes += seg->head_len + seg->len;
+        }
     }
     return rc;
 }
@@ -311,7 +321,7 @@ static void tap_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32_t
     struct tap_scratch *scratch = w->tx_scratch;
     struct port_counters *c = &p->counters[w->id];
     uint32_t max_len = read_once(&p->max_len);
-    uint64_t frames = 0, bytes = 0;
+    struct tap_sum sum = {0};
 
     if (unlikely(read_once(&p->down))) {
         port_count_drop(p, w, DROP_LINK_DOWN, n);
@@ -326,7 +336,7 @@ static void tap_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32_t
         }
         bool whole = !(k->offload & ~t->takes);
         int rc = whole ? write_frame(t->q.fd, k, scratch->iov)
-                       : write_segments(t->q.fd, t->takes, k, scratch, &frames);
+                       : write_segments(t->q.fd, t->takes, k, scratch, &sum);
         if (unlikely(rc)) {
             if (rc == -EFAULT) {
                 touch_spans(k);
@@ -334,12 +344,12 @@ static void tap_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32_t
             port_count_drop(p, w, drop_of(rc), 1);
             continue;
         }
-        frames += whole;
-        bytes += k->len;
+        sum.frames += whole;
+        sum.bytes += whole ? k->len : 0;
     }
-    write_once(&c->tx_frames, c->tx_frames + frames);
-    write_once(&c->tx_bytes, c->tx_bytes + bytes);
-    w->spent += bytes;
+    write_once(&c->tx_frames, c->tx_frames + sum.frames);
+    write_once(&c->tx_bytes, c->tx_bytes + sum.bytes);
+    w->spent += sum.bytes + sum.frames * SYSCALL_COST;
 }
 
 /* ---- control: link state ------------------------------------------------------------------ */

@@ -602,7 +602,9 @@ static ALWAYS_INLINE struct tx_sum tx_burst(struct port *port, struct vq *vq, st
         if (r.need_more) {
             break;
         }
+        w->spent += r.frames * (uint64_t)SEG_COST;
         if (r.why != DROP_N) {
+            w->spent += b->pkt[*idx].len; /* it may have been copied in vain */
             port_count_drop(port, w, (enum drop)r.why, 1);
         }
         s.left--;

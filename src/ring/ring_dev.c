@@ -250,6 +250,8 @@ bool packed_walk_chain(struct ring *r, const struct gmem *mem, struct ring_burst
                     : packed_walk_indirect(&w, mem, d.addr, d.len);
         } else if (!f) {
             f = add_seg(&w, &d);
+        } else if (b->n_pool < RING_MAX_SEGS) {
+            b->n_pool++; /* walking on costs the burst as much as a good segment */
         }
         if (f == RING_RETRY) {
             break;

@@ -391,11 +391,11 @@ static void test_gso_segment_too_long(void **state)
     assert_int_equal(t.p.offload, OFFLOAD_CSUM | OFFLOAD_TSO4);
     t.said.gso_size++;
     expect_bad_gso("a segment of 65536 bytes");
-    frame(4, true, PKT_MAX_LEN - 14 - 28, VNET_GSO_UDP, 65535 - 20);
+    frame(4, true, 65535 - 28, VNET_GSO_UDP, 65535 - 20);
     assert_int_equal(check(OFFLOAD_ALL), DROP_N);
     assert_int_equal(t.p.offload, OFFLOAD_CSUM | OFFLOAD_UFO);
-    t.said.gso_size = 65520; /* 65540 with its header */
-    expect_bad_gso("a fragment of 65540 bytes");
+    frame(4, true, 65535 - 28 + 1, VNET_GSO_UDP, 65535 - 20);
+    expect_bad_gso("fragments of a datagram of 65536 bytes");
 }
 
 /* ---- length on the wire ---------------------------------------------------------------------- */
