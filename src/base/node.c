@@ -2,8 +2,9 @@
 #include "base/node.h"
 
 #include <numa.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+#include <unistd.h>
 
 static bool several;
 
@@ -58,20 +59,15 @@ int node_of_pages(void *const *page, unsigned n)
 
 void *node_alloc(size_t bytes, int node)
 {
-    void *p = several && node >= 0
-                  ? numa_alloc_onnode(bytes, node)
-                  : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), whole = (bytes + page - 1) / page * page;
+    void *p = aligned_alloc(page, whole);
 
-    if (!p || p == MAP_FAILED) {
+    if (!p) {
         return NULL;
+    }
+    if (several && node >= 0) {
+        numa_tonode_memory(p, whole, node); /* for the pages that are not there yet */
     }
     memset(p, 0, bytes); /* no page fault while forwarding */
     return p;
-}
-
-void node_free(void *p, size_t bytes)
-{
-    if (p) {
-        munmap(p, bytes); /* what libnuma does, too */
-    }
 }

@@ -19,8 +19,8 @@ int node_of_cpu(int cpu); /* cpu -1: NODE_ANY */
 #define NODE_PAGES 64
 int node_of_pages(void *const *page, unsigned n);
 
-/* Zeroed and touched now, not when it is needed; on that node if there is room. NULL: out of memory. */
+/* Whole pages, zeroed and touched now, not when they are needed; on that node if there is room. NULL: out
+ * of memory. free() gives them back. */
 void *node_alloc(size_t bytes, int node);
-void node_free(void *p, size_t bytes); /* NULL is allowed */
 
 #endif

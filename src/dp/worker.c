@@ -522,12 +522,12 @@ static void worker_free(struct worker *w)
     if (w->wakefd >= 0) {
         close(w->wakefd);
     }
-    node_free(w->ctx.rx_scratch, WCTX_SCRATCH);
-    node_free(w->ctx.tx_scratch, WCTX_SCRATCH);
-    node_free(w->batch, sizeof(*w->batch));
+    free(w->ctx.rx_scratch);
+    free(w->ctx.tx_scratch);
+    free(w->batch);
     free(w->list);
     free(w->spare);
-    node_free(w, sizeof(*w));
+    free(w);
 }
 
 int worker_create(struct worker **out, const struct worker_conf *c, struct err *e)
