@@ -24,12 +24,6 @@ static struct port_vhost *vhost_of(struct port *p)
 
 static_assert(COPY_SNAP_MAX >= PKT_SNAP, "a snapshot is taken in one go");
 
-/*
- * Buffers are prefetched so many frames ahead of the copy.  Not a whole burst: drivers place buffers
- * at multiples of 2 or 4 KiB, so their first lines share a few sets of the L1 cache and a longer
- * lead would evict what it brought in.
- */
-#define AHEAD 6
 #define SEG_COST 64 /* walking one segment of a chain takes as long as copying so many bytes */
 
 static ALWAYS_INLINE void prefetch_read(const uint8_t GUEST *p)

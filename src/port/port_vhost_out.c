@@ -14,8 +14,6 @@
 #include "pkt/csum.h"
 #include "port/port_vhost.h"
 
-#define AHEAD 6 /* chains; see port_vhost_hot.c */
-
 /* Write position in the chains of one burst. */
 struct out_pos {
     const struct ring_burst *rb;

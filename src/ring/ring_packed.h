@@ -6,10 +6,12 @@
  * slots, its id is in the last of them, and its used entry goes into the first; the device goes on
  * behind the chain.  A chain that was taken in order is used in order, so one position serves both.
  *
- *   driver writes:  addr, len, id, the rest of the chain, then the head's flags    P1 orders our
- * reads device writes:  payload, id, len, other used entries, then the first's flags   P2 orders
- * our writes desc.flags, fence S3, then look at the driver event      or a wake-up is lost device
- * event, fence P4, then look at desc.flags          or a kick is lost
+ *   driver writes:  addr, len, id, the rest of the chain,
+ *                   then the head's flags                             P1 orders our reads
+ *   device writes:  payload, id, len, other used entries,
+ *                   then the first one's flags                        P2 orders our writes
+ *   desc.flags, fence S3, then look at the driver event               or a wake-up is lost
+ *   device event, fence P4, then look at desc.flags                   or a kick is lost
  *
  * Only the head of a chain is asked whether it is available: the driver turns it last.  Its flags
  * are read once, and before everything else in the chain.
