@@ -2,6 +2,7 @@
 #include "base/node.h"
 
 #include <numa.h>
+#include <numaif.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -57,6 +58,16 @@ int node_of_pages(void *const *page, unsigned n)
     return most(status, n);
 }
 
+/* Pages that are there already, since something else was in them, move. */
+static void move_to(void *p, size_t bytes, int node)
+{
+    struct bitmask *m = numa_allocate_nodemask();
+
+    numa_bitmask_setbit(m, (unsigned)node);
+    mbind(p, bytes, MPOL_PREFERRED, m->maskp, m->size + 1, MPOL_MF_MOVE); /* a wish: it may fail */
+    numa_bitmask_free(m);
+}
+
 void *node_alloc(size_t bytes, int node)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), whole = (bytes + page - 1) / page * page;
@@ -66,7 +77,7 @@ void *node_alloc(size_t bytes, int node)
         return NULL;
     }
     if (several && node >= 0) {
-        numa_tonode_memory(p, whole, node); /* for the pages that are not there yet */
+        move_to(p, whole, node);
     }
     memset(p, 0, bytes); /* no page fault while forwarding */
     return p;
