@@ -346,11 +346,10 @@ void capture_stop(struct capture *c)
 {
     struct capture_set *set;
 
-    if (c->port) {
-        if (set_build(&set, c->port, c, NULL)) {
-            abort(); /* hundreds of bytes; going on would leave freed memory to the workers */
-        }
+    if (c->port && !set_build(&set, c->port, c, NULL)) {
         set_publish(c->port, set);
+    } else if (c->port) {
+        capture_port_gone(c->port); /* no memory for a set of the others: they end, too */
     }
     capture_free(c);
 }
