@@ -208,3 +208,15 @@ void port_counters_sum(const struct port *p, struct port_counters *out)
         }
     }
 }
+
+json_t *port_feature_names(uint64_t bits, const char *(*name)(unsigned))
+{
+    json_t *a = json_array();
+
+    for (unsigned i = 0; i < 64; i++) {
+        if (bits >> i & 1) {
+            json_array_append_new(a, name(i) ? json_string(name(i)) : json_sprintf("bit %u", i));
+        }
+    }
+    return a;
+}

@@ -260,6 +260,9 @@ const struct port_ops *port_kind(const char *kind, struct err *e);
 /* Sum over all workers. */
 void port_counters_sum(const struct port *p, struct port_counters *out);
 
+/* For providers: an array of the names of these bits (vnet/features.h). */
+json_t *port_feature_names(uint64_t bits, const char *(*name)(unsigned));
+
 /* "NAME" or "NAME=KIND,key=value,..." -> conf (allocated; port_conf_free). */
 int port_conf_parse(struct port_conf *c, const char *arg, struct err *e);
 int port_conf_copy(struct port_conf *to, const struct port_conf *from);

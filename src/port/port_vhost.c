@@ -541,18 +541,6 @@ static int port_vhost_set(struct port *port, const char *key, const char *value,
     return 0;
 }
 
-static json_t *feature_names(uint64_t bits, const char *(*name)(unsigned))
-{
-    json_t *a = json_array();
-
-    for (unsigned i = 0; i < 64; i++) {
-        if (bits >> i & 1) {
-            json_array_append_new(a, name(i) ? json_string(name(i)) : json_sprintf("bit %u", i));
-        }
-    }
-    return a;
-}
-
 static json_t *show_ring(const struct port_vhost *pv, unsigned idx, const struct vu_ring_info *r)
 {
     const struct vq *vq = pv->vq[idx];
@@ -595,10 +583,10 @@ static void port_vhost_show(const struct port *port, json_t *o)
     json_object_set_new(o, "role", json_string(i.client ? "client" : "server"));
     json_object_set_new(o, "state", json_string(i.state));
     json_object_set_new(o, "peer_pid", json_integer(i.peer_pid));
-    json_object_set_new(o, "features", feature_names(i.negotiated, virtio_feature_name));
-    json_object_set_new(o, "features_offered", feature_names(i.offered, virtio_feature_name));
+    json_object_set_new(o, "features", port_feature_names(i.negotiated, virtio_feature_name));
+    json_object_set_new(o, "features_offered", port_feature_names(i.offered, virtio_feature_name));
     json_object_set_new(o, "protocol_features",
-                        feature_names(i.protocol_features, vu_protocol_feature_name));
+                        port_feature_names(i.protocol_features, vu_protocol_feature_name));
     json_object_set_new(o, "memory_regions", json_integer(i.n_regions));
     json_object_set_new(o, "memory_bytes", json_integer((json_int_t)i.mem_bytes));
     json_object_set_new(o, "memory_node", i.node < 0 ? json_null() : json_integer(i.node));

@@ -10,9 +10,9 @@
  * Both have one fast form (a chain of one segment inside one region) written out in the loop and one
  * general form for everything else: rx_general() here, port_vhost_out() in port_vhost_out.c.
  */
-#include <sched.h>
 #include <string.h>
 
+#include "base/burst_lock.h"
 #include "pkt/copy.h"
 #include "pkt/flowhash.h"
 #include "port/port_vhost.h"
@@ -438,19 +438,9 @@ uint32_t HOT(port_vhost_rx)(struct rxq *q, struct batch *b, struct wctx *w)
     return b->n;
 }
 
-/* The lock is a full fence on x86, and would wait for every store of the burst before: a ring with
- * one writer goes without. */
 static ALWAYS_INLINE void vq_lock(struct vq *vq)
 {
-    while (vq->shared && unlikely(__atomic_exchange_n(&vq->lock, 1, __ATOMIC_ACQUIRE))) {
-        for (unsigned n = 0; read_once(&vq->lock); n++) {
-            if (n < 1000) {
-                cpu_relax();
-            } else {
-                sched_yield(); /* its holder may have lost this very CPU */
-            }
-        }
-    }
+    burst_lock(&vq->lock, vq->shared);
     if (vq->shared) {
         VQ_LOCK_ACCOUNT();
     }
@@ -458,9 +448,7 @@ static ALWAYS_INLINE void vq_lock(struct vq *vq)
 
 static ALWAYS_INLINE void vq_unlock(struct vq *vq)
 {
-    if (vq->shared) {
-        store_release(&vq->lock, 0u);
-    }
+    burst_unlock(&vq->lock, vq->shared);
 }
 
 /* End of the round: does the driver want to be told of what was published? */

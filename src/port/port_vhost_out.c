@@ -12,6 +12,7 @@
 
 #include "pkt/copy.h"
 #include "pkt/csum.h"
+#include "pkt/segment_put.h"
 #include "port/port_vhost.h"
 
 /* Write position in the chains of one burst. */
@@ -139,45 +140,6 @@ static bool out_segment(struct out_pos o, const struct pkt *p, struct segment *s
            out_bytes(&front, &seg->h, hdr_len) && out_bytes(&front, seg->head, seg->head_len);
 }
 
-/* Payload and headers at d, in one run; what has to be summed is. */
-static ALWAYS_INLINE void put_segment(uint8_t *d, uint32_t hdr_len, const struct pkt *p,
-                                      const struct segment *seg, const bool summed)
-{
-    struct pkt_reader r = pkt_reader_at(p, seg->from);
-    uint8_t *head = d + hdr_len, *to = head + seg->head_len;
-    struct csum sum = {0};
-
-    if (summed) {
-        sum = segment_head_sum(seg);
-    }
-    for (uint32_t left = seg->len; left;) {
-        uint32_t n = left;
-        const uint8_t *s = pkt_read(&r, &n);
-
-        if (summed) {
-            csum_copy(&sum, to, s, n);
-        } else {
-            copy_bytes(to, s, n);
-        }
-        to += n;
-        left -= n;
-    }
-    copy_bytes(head, seg->head, seg->head_len);
-    for (uint32_t i = 0; i < seg->n_patch; i++) {
-        memcpy(head + seg->patch[i].at, &seg->patch[i].word, sizeof(seg->patch[i].word));
-    }
-    if (summed) {
-        uint16_t field = csum_field(&sum, seg->sum_udp);
-
-        memcpy(head + seg->sum_at, &field, sizeof(field));
-    }
-    COPY_ACCOUNT(hdr_len);
-    memcpy(d, &seg->h, VNET_HDR_LEN_LEGACY);
-    if (likely(hdr_len == VNET_HDR_LEN)) {
-        memcpy(d + VNET_HDR_LEN_LEGACY, &seg->h.num_buffers, sizeof(seg->h.num_buffers));
-    }
-}
-
 /* A chain of one segment in one region that holds all of it: what drivers post. */
 static ALWAYS_INLINE bool out_flat(struct vq *vq, const struct gmem *mem, const struct ring_chain *c,
                                    const struct pkt *p, struct segment *seg, uint32_t *written)
@@ -194,9 +156,9 @@ static ALWAYS_INLINE bool out_flat(struct vq *vq, const struct gmem *mem, const 
     }
     *written = need;
     if (seg->sum_at) {
-        put_segment(GUEST_PTR(uint8_t, va), vq->hdr_len, p, seg, true);
+        segment_put(GUEST_PTR(uint8_t, va), vq->hdr_len, p, seg, true);
     } else {
-        put_segment(GUEST_PTR(uint8_t, va), vq->hdr_len, p, seg, false);
+        segment_put(GUEST_PTR(uint8_t, va), vq->hdr_len, p, seg, false);
     }
     return true;
 }

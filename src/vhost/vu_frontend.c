@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include "vhost/vu_codec.h"
+#include "vhost/vu_sock.h"
 #include "vnet/features.h"
 
 #define GPA_BASE           (1ull << 32) /* not 0: an address that was never set must not be valid */
@@ -48,6 +49,7 @@ struct vu_fe {
     struct vu_fe_conf conf;
     char *path;
     int listen_fd, sock;
+    struct vu_sock_file file; /* that listen_fd made */
     uint64_t features, protocol;
     bool mem_sent; /* this connection knows the regions */
 
@@ -61,14 +63,46 @@ struct vu_fe {
     int32_t *stop_index;     /* [conf.n_rings] -1: not stopped, look at the ring */
 };
 
+/* ---- waiting ---- */
+
+static uint64_t now_ms(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+/* Until fd (-1: none) is ready, or `end`; errno is ETIMEDOUT or ECANCELED otherwise. */
+static bool fe_wait(const struct vu_fe *fe, int fd, short events, uint64_t end)
+{
+    for (;;) {
+        struct pollfd p[2] = {{.fd = fd, .events = events},
+                              {.fd = fe->conf.cancel_fd ? fe->conf.cancel_fd : -1, .events = POLLIN}};
+        uint64_t now = now_ms();
+        int n = poll(p, 2, now < end ? (int)(end - now) : 0);
+
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        errno = n > 0 && p[1].revents ? ECANCELED : ETIMEDOUT;
+        return n > 0 && !p[1].revents;
+    }
+}
+
+static uint64_t deadline(const struct vu_fe *fe)
+{
+    return now_ms() + fe->conf.timeout_ms;
+}
+
 /* ---- messages ---- */
 
 static int fe_hung_up(struct vu_fe *fe, struct err *e, const char *what)
 {
     int code = errno ? -errno : -ECONNRESET;
 
-    if (code == -EAGAIN) {
-        return err_set(e, -ETIMEDOUT, "%s: no answer to %s within %u ms", fe->path, what,
+    if (code == -ETIMEDOUT) {
+        return err_set(e, code, "%s: no answer to %s within %u ms", fe->path, what,
                        fe->conf.timeout_ms);
     }
     return err_set(e, code, "%s: the back-end hung up at %s: %s", fe->path, what, strerror(-code));
@@ -95,19 +129,24 @@ static int fe_send(struct vu_fe *fe, uint32_t req, uint32_t flags, const void *p
         c->cmsg_len = CMSG_LEN(n_fd * sizeof(int));
         memcpy(CMSG_DATA(c), fd, n_fd * sizeof(int));
     }
-    errno = 0;
-    if (fe->sock < 0 || sendmsg(fe->sock, &m, MSG_NOSIGNAL) != (ssize_t)(sizeof(h) + size)) {
-        return fe_hung_up(fe, e, vu_msg_desc(req)->name);
-    }
-    return 0;
+    const uint64_t end = deadline(fe);
+    ssize_t n;
+    do {
+        errno = 0;
+        n = fe->sock < 0 ? -1 : sendmsg(fe->sock, &m, MSG_NOSIGNAL);
+    } while (n < 0 && (errno == EINTR || (errno == EAGAIN && fe_wait(fe, fe->sock, POLLOUT, end))));
+    /* A part of so small a message is never taken alone. */
+    return n == (ssize_t)(sizeof(h) + size) ? 0 : fe_hung_up(fe, e, vu_msg_desc(req)->name);
 }
 
 static int fe_read(struct vu_fe *fe, void *buf, uint32_t len)
 {
+    const uint64_t end = deadline(fe);
+
     for (uint32_t got = 0; got < len;) {
         errno = 0;
         ssize_t n = recv(fe->sock, (char *)buf + got, len - got, 0);
-        if (n < 0 && errno == EINTR) {
+        if (n < 0 && (errno == EINTR || (errno == EAGAIN && fe_wait(fe, fe->sock, POLLIN, end)))) {
             continue;
         }
         if (n <= 0) {
@@ -182,9 +221,10 @@ static int fe_get_u64(struct vu_fe *fe, uint32_t req, uint64_t *v, struct err *e
 
 /* ---- memory ---- */
 
-static int map_region(struct fe_region *r, uint8_t *at, uint64_t size, uint64_t gpa, struct err *e)
+static int map_region(struct fe_region *r, uint8_t *at, uint64_t size, uint64_t gpa, bool sparse,
+                      struct err *e)
 {
-    int flags = MAP_SHARED | MAP_POPULATE | (at ? MAP_FIXED : 0);
+    int flags = MAP_SHARED | (sparse ? 0 : MAP_POPULATE) | (at ? MAP_FIXED : 0);
     int fd = memfd_create("vhost-user-packets", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
     if (fd < 0) {
@@ -222,7 +262,7 @@ static int map_all(struct vu_fe *fe, struct err *e)
     uint64_t piece = (fe->total / want) & ~(page - 1);
     for (unsigned i = 0; i < want; i++) {
         uint64_t at = i * piece, size = i + 1 < want ? piece : fe->total - at;
-        int r = map_region(&fe->region[i], fe->base + at, size, GPA_BASE + at, e);
+        int r = map_region(&fe->region[i], fe->base + at, size, GPA_BASE + at, fe->conf.sparse, e);
 
         if (r) {
             return r;
@@ -285,7 +325,7 @@ int vu_fe_add_region(struct vu_fe *fe, uint64_t bytes, uint8_t **va, uint64_t *g
         return err_set(e, -EOPNOTSUPP, "%s: no more memory slots", fe->path);
     }
     struct fe_region *r = &fe->extra[i];
-    int code = map_region(r, NULL, bytes, GPA_EXTRA + i * EXTRA_STRIDE, e);
+    int code = map_region(r, NULL, bytes, GPA_EXTRA + i * EXTRA_STRIDE, fe->conf.sparse, e);
     if (code) {
         r->fd = -1;
         return code;
@@ -467,14 +507,6 @@ bool vu_fe_take_call(const struct vu_fe_ring *r)
 
 /* ---- connection ---- */
 
-static uint64_t now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
 static int fe_addr(const struct vu_fe *fe, struct sockaddr_un *a, struct err *e)
 {
     *a = (struct sockaddr_un){.sun_family = AF_UNIX};
@@ -488,36 +520,24 @@ static int fe_addr(const struct vu_fe *fe, struct sockaddr_un *a, struct err *e)
 
 static int fe_listen(struct vu_fe *fe, struct err *e)
 {
-    struct sockaddr_un a;
-    int r = fe_addr(fe, &a, e);
-
-    if (r) {
-        return r;
-    }
-    fe->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fe->listen_fd < 0 || bind(fe->listen_fd, (struct sockaddr *)&a, sizeof(a)) ||
-        listen(fe->listen_fd, 1)) {
-        return err_set(e, -errno, "cannot listen on %s: %s", fe->path, strerror(errno));
-    }
-    return 0;
+    fe->listen_fd = vu_sock_listen(fe->path, (uid_t)-1, (gid_t)-1, 0660, &fe->file, e);
+    return MIN(fe->listen_fd, 0);
 }
 
 static int fe_accept(struct vu_fe *fe, struct err *e)
 {
-    struct pollfd p = {.fd = fe->listen_fd, .events = POLLIN};
-
-    if (poll(&p, 1, (int)fe->conf.timeout_ms) <= 0) {
-        return err_set(e, -ETIMEDOUT, "no back-end connected to %s within %u ms", fe->path,
+    if (!fe_wait(fe, fe->listen_fd, POLLIN, deadline(fe))) {
+        return err_set(e, -errno, "no back-end connected to %s within %u ms", fe->path,
                        fe->conf.timeout_ms);
     }
-    fe->sock = accept4(fe->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+    fe->sock = accept4(fe->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     return fe->sock < 0 ? err_set(e, -errno, "accept on %s: %s", fe->path, strerror(errno)) : 0;
 }
 
 /* The switch may still be starting: a socket that is not there yet is worth waiting for. */
 static int fe_dial(struct vu_fe *fe, struct err *e)
 {
-    const uint64_t end = now_ms() + fe->conf.timeout_ms;
+    const uint64_t end = deadline(fe);
     struct sockaddr_un a;
     int r = fe_addr(fe, &a, e);
 
@@ -525,16 +545,19 @@ static int fe_dial(struct vu_fe *fe, struct err *e)
         return r;
     }
     for (;;) {
-        fe->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        fe->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (fe->sock >= 0 && !connect(fe->sock, (struct sockaddr *)&a, sizeof(a))) {
             return 0;
         }
         int code = errno;
         vu_fe_close(fe);
-        if ((code != ENOENT && code != ECONNREFUSED && code != EAGAIN) || now_ms() > end) {
+        if ((code != ENOENT && code != ECONNREFUSED && code != EAGAIN) || fe->conf.once ||
+            now_ms() > end) {
             return err_set(e, -code, "cannot connect to %s: %s", fe->path, strerror(code));
         }
-        poll(NULL, 0, 10);
+        if (!fe_wait(fe, -1, 0, now_ms() + 10) && errno == ECANCELED) {
+            return err_set(e, -ECANCELED, "%s: given up", fe->path);
+        }
     }
 }
 
@@ -588,21 +611,26 @@ static int negotiate(struct vu_fe *fe, struct err *e)
 
 int vu_fe_connect(struct vu_fe *fe, struct err *e)
 {
-    struct timeval tv = {.tv_sec = fe->conf.timeout_ms / 1000,
-                         .tv_usec = fe->conf.timeout_ms % 1000 * 1000};
     int r;
 
     vu_fe_close(fe);
     r = fe->conf.server ? fe_accept(fe, e) : fe_dial(fe, e);
-    if (!r) {
-        setsockopt(fe->sock, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
-        setsockopt(fe->sock, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv));
-        r = negotiate(fe, e);
-    }
+    r = r ? r : negotiate(fe, e);
     if (r) {
         vu_fe_close(fe);
     }
     return r;
+}
+
+void vu_fe_forgo(struct vu_fe *fe, uint64_t features)
+{
+    fe->features &= ~features;
+}
+
+void vu_fe_set_patience(struct vu_fe *fe, unsigned timeout_ms, int cancel_fd)
+{
+    fe->conf.timeout_ms = timeout_ms;
+    fe->conf.cancel_fd = cancel_fd;
 }
 
 void vu_fe_close(struct vu_fe *fe)
@@ -620,6 +648,11 @@ bool vu_fe_connected(struct vu_fe *fe)
     char c;
 
     return fe->sock >= 0 && recv(fe->sock, &c, 1, MSG_PEEK | MSG_DONTWAIT) != 0;
+}
+
+int vu_fe_fd(const struct vu_fe *fe)
+{
+    return fe->sock;
 }
 
 /* ---- life ---- */
@@ -682,7 +715,7 @@ void vu_fe_destroy(struct vu_fe *fe)
     vu_fe_close(fe);
     if (fe->listen_fd >= 0) {
         close(fe->listen_fd);
-        unlink(fe->path);
+        vu_sock_unlink(fe->path, &fe->file);
     }
     for (unsigned i = 0; fe->ring && i < fe->conf.n_rings; i++) {
         ring_drv_fini(&fe->ring[i].drv);

@@ -2,7 +2,8 @@
 /*
  * The front-end side of the vhost-user protocol: what a VMM does for its guest.  It owns the
  * socket, the packet memory, the eventfds and the driver side of the rings; the user adds buffers
- * and reaps them (ring/ring_drv.h).  For the load generator and for tests; not part of the switch.
+ * and reaps them (ring/ring_drv.h).  For ports that plug into another switch (port/port_virtio.c), the
+ * load generator and tests.
  *
  *   vu_fe_create   memory, rings in it; in server mode the socket listens
  *   vu_fe_connect  connects or accepts, negotiates               \
@@ -11,7 +12,7 @@
  *   vu_fe_close    hangs up                                      /
  *   vu_fe_destroy
  *
- * Blocking, each step bounded by conf.timeout_ms.  Distrusts the back-end: replies are checked for
+ * Blocking, each step bounded by conf.timeout_ms and ended at once by conf.cancel_fd.  Distrusts the back-end: replies are checked for
  * request, flags and size; ring contents are checked in ring_drv.h.
  *
  * Threads: one user at a time.
@@ -38,9 +39,13 @@ struct vu_fe_conf {
     unsigned n_rings;           /* even ones receive, odd ones transmit */
     uint32_t num;               /* size of each ring; a power of two, unless packed */
     uint64_t buf_bytes;         /* packet memory for the user */
+    bool sparse;                /* pages of it come when they are touched */
     unsigned n_regions;         /* memory regions it is cut into, 1..VU_FE_MAX_REGIONS; 0: 1 */
     uint16_t mtu;               /* told to the back-end if it can hear it; 0: not told */
+    bool once;                  /* fail if the back-end is not there yet, instead of waiting for it */
     unsigned timeout_ms;        /* per step; 0: 5000 */
+    int cancel_fd;              /* the caller's; while it is readable, steps end with -ECANCELED.
+                                 * 0: there is none */
 };
 
 /* Protocol features that are asked for by default. */
@@ -59,6 +64,10 @@ int vu_fe_create(struct vu_fe **out, const struct vu_fe_conf *conf, struct err *
 void vu_fe_destroy(struct vu_fe *fe);
 
 int vu_fe_connect(struct vu_fe *fe, struct err *e);
+/* After vu_fe_connect: do without these features. */
+void vu_fe_forgo(struct vu_fe *fe, uint64_t features);
+/* conf.timeout_ms and conf.cancel_fd are others from now on. */
+void vu_fe_set_patience(struct vu_fe *fe, unsigned timeout_ms, int cancel_fd);
 /*
  * All rings run and are enabled afterwards.  resume = false: fresh (index 0, nothing posted).
  * resume = true: they go on where they were, posted chains stay posted: after vu_fe_stop(), after
@@ -82,6 +91,8 @@ uint16_t vu_fe_stop_index(const struct vu_fe *fe, unsigned ring);
 uint64_t vu_fe_features(const struct vu_fe *fe);          /* negotiated */
 uint64_t vu_fe_protocol_features(const struct vu_fe *fe); /* negotiated */
 bool vu_fe_connected(struct vu_fe *fe);                   /* false once the back-end hung up */
+/* Readable, or hung up, when the back-end left; -1 while there is no connection. */
+int vu_fe_fd(const struct vu_fe *fe);
 
 struct vu_fe_ring *vu_fe_ring(struct vu_fe *fe, unsigned idx);
 /* Packet memory: buf_bytes, page aligned. */

@@ -52,6 +52,11 @@ enum {
      VIRTIO_BIT(F_IN_ORDER) | VIRTIO_BIT(F_RING_RESET) | VIRTIO_BIT(F_NOTIFY_ON_EMPTY) |             \
      VIRTIO_BIT(F_PROTOCOL_FEATURES) | VIRTIO_BIT(F_VERSION_1))
 
+/* What lets a driver be sent frames that are larger than its MTU. */
+#define VNET_FEATURES_GUEST_GSO                                                                    \
+    (VIRTIO_BIT(NET_F_GUEST_TSO4) | VIRTIO_BIT(NET_F_GUEST_TSO6) | VIRTIO_BIT(NET_F_GUEST_ECN) |   \
+     VIRTIO_BIT(NET_F_GUEST_UFO) | VIRTIO_BIT(NET_F_GUEST_USO4) | VIRTIO_BIT(NET_F_GUEST_USO6))
+
 /* Name of a bit ("VIRTIO_NET_F_MTU", "VHOST_USER_PROTOCOL_F_MQ"), or NULL if it has none. */
 const char *virtio_feature_name(unsigned bit);
 const char *vu_protocol_feature_name(unsigned bit);

@@ -129,9 +129,9 @@ class Net:
         Net.count += 1
         self.lab, self.bridge, self.names, self.nics = lab, f't{Net.count}', [], []
 
-    def port(self, **options):
+    def port(self, kind='vhost-user', **options):
         name = f'{self.bridge}p{len(self.names)}'
-        self.lab.rpc('port.add', name=name, options={'bridge': self.bridge, **options})
+        self.lab.rpc('port.add', name=name, kind=kind, options={'bridge': self.bridge, **options})
         self.names.append(name)
         return name
 

@@ -110,7 +110,7 @@ static void test_create_refuses(void **state)
         {"-x=tap", {"-x"}},
         {"a/b=tap", {"a/b"}},
         {"a=taap", {"port a", "\"taap\"", "\"tap\""}},
-        {"a=zzzzzz", {"zzzzzz", "vhost-user, tap"}},
+        {"a=zzzzzz", {"zzzzzz", "vhost-user-frontend, tap"}},
         {"a=tap,mut=1500", {"mut", "\"mtu\""}},
         {"a=tap,netn=A", {"netn", "\"netns\""}},
         {"a=tap,mtu=67", {"mtu=67", "68"}},
