@@ -594,3 +594,18 @@ void *gmem_uva_range(const struct gmem *m, uva_t a, uint64_t len)
     }
     return NULL;
 }
+
+bool gmem_file_place(const struct gmem *m, uva_t a, uint64_t *dev, uint64_t *ino, uint64_t *offset)
+{
+    for (uint32_t i = 0; i < m->n; i++) {
+        const struct gmem_region *r = &m->region[i];
+
+        if (a.v - r->uva < r->size && r->map) {
+            *dev = r->map->dev;
+            *ino = r->map->ino;
+            *offset = r->fd_offset + (a.v - r->uva);
+            return true;
+        }
+    }
+    return false;
+}

@@ -114,6 +114,8 @@ static inline uint32_t gmem_fault_seq(void)
     return read_once(&gmem_faults_);
 }
 uint64_t gmem_bytes(const struct gmem *m);
+/* Which byte of which file is at a, one of the front-end's addresses. False: none that was mapped. */
+bool gmem_file_place(const struct gmem *m, uva_t a, uint64_t *dev, uint64_t *ino, uint64_t *offset);
 /* The NUMA node that most of it lies on, as far as it is in memory, by a sample; see base/node.h. */
 int gmem_node(const struct gmem *m);
 

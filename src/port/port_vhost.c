@@ -158,6 +158,7 @@ static int on_ring_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, 
         .used = c->used,
         .num = c->num,
         .base = c->base,
+        .resume = c->resume,
         .event_idx = features & VIRTIO_BIT(F_EVENT_IDX),
         .indirect = features & VIRTIO_BIT(F_INDIRECT_DESC),
         .write = idx % 2 == 0,
@@ -443,7 +444,7 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
                         .group = (gid_t)-1,
                         .mode = (mode_t)port_conf_octal(c, "mode", 0660),
                         .fs = port_conf_is(c, "any-fs", "yes") ? GMEM_FS_ANY : GMEM_FS_MEMORY_ONLY};
-    char *listen_path = NULL;
+    char *listen_path = NULL, *state_path = NULL;
     int rc;
 
     if (!pv) {
@@ -458,6 +459,11 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
         listen_path = NULL;
         rc = err_set(e, -ENOMEM, "port %s: out of memory", c->name);
     }
+    if (!rc && asprintf(&state_path, "%s/%s.rings", env->rundir, c->name) < 0) {
+        state_path = NULL;
+        rc = err_set(e, -ENOMEM, "port %s: out of memory", c->name);
+    }
+    v.state_path = state_path;
     if (owner) {
         read_owner(owner, &v.owner);
     }
@@ -485,6 +491,7 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
         rc = vu_dev_create(&pv->dev, &v, &vu_callbacks, pv, env->evbase, e);
     }
     free(listen_path);
+    free(state_path);
     if (!rc) {
         tell_config(pv);
     }

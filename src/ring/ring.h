@@ -40,6 +40,7 @@
 
 #include "base/compiler.h"
 #include "mem/gmem.h"
+#include "ring/ring_resume.h"
 #include "ring/vring.h"
 
 enum ring_layout { RING_SPLIT, RING_PACKED };
@@ -133,6 +134,7 @@ struct ring {
     uint8_t layout;         /* enum ring_layout; for those who do not know it as a constant */
     bool on_empty;          /* VIRTIO_F_NOTIFY_ON_EMPTY negotiated */
     uint32_t fault_seq;     /* gmem_fault_seq() when last looked */
+    uint64_t *resume;       /* packed: where the position is kept for who comes after us, or NULL */
 
     /* written every burst */
     uint16_t idx CACHE_ALIGNED; /* next chain to take == next used entry to write */
@@ -156,6 +158,7 @@ struct ring_setup {
     uint16_t base; /* split: idx; packed: slot < num, and VRING_PACKED_WRAP in the first lap */
     bool event_idx, indirect, write, on_empty;
     const struct gmem *mem;
+    uint64_t *resume; /* packed: a word for ring/ring_resume.h, or NULL; as long as the ring */
 };
 void ring_init(struct ring *r, const struct ring_setup *s);
 /* How many chains (packed: descriptors) the driver made available that are not used yet, at most
@@ -163,9 +166,13 @@ void ring_init(struct ring *r, const struct ring_setup *s);
 uint32_t ring_dev_fill(const struct ring *r);
 
 /* Where it is, in the form of ring_setup.base. */
+static inline uint16_t ring_packed_base(const struct ring *r)
+{
+    return (uint16_t)(r->idx | (r->wrap ? VRING_PACKED_WRAP : 0));
+}
 static inline uint16_t ring_base(const struct ring *r)
 {
-    return (uint16_t)(r->idx | (r->layout == RING_PACKED && r->wrap ? VRING_PACKED_WRAP : 0));
+    return r->layout == RING_PACKED ? ring_packed_base(r) : r->idx;
 }
 
 #include "ring/ring_packed.h"

@@ -29,11 +29,15 @@ void ring_init(struct ring *r, const struct ring_setup *s)
         .event_idx = s->event_idx,
         .indirect = s->indirect,
         .write = s->write,
+        .resume = s->resume,
         .fault_seq = gmem_fault_seq(),
     };
     if (s->layout == RING_PACKED) {
         r->idx = s->base & (VRING_PACKED_WRAP - 1);
         r->wrap = s->base & VRING_PACKED_WRAP;
+        if (r->resume) {
+            ring_p5_store_resume(r->resume, ring_resume_word(s->base, s->base));
+        }
     } else {
         r->idx = r->avail_seen = r->signalled = s->base;
     }

@@ -91,6 +91,9 @@
 #define ring_p1_load_flags(p) RING_ORDERED_LOAD(P1, p)
 #define ring_p2_store_flags(p, v) RING_ORDERED_STORE(P2, p, v)
 #define ring_p4_fence() RING_ORDERED_FENCE(P4)
+/* Not against another CPU: whoever reads it comes after the end of this process, and sees every store
+ * before the one at which it ended.  So it only has to stand between two others, in this program. */
+#define ring_p5_store_resume(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 
 /* Driver side. */
 #define ring_d1_store_avail_idx(p, v) RING_ORDERED_STORE(D1, p, v)

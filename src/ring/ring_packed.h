@@ -13,6 +13,9 @@
  *   desc.flags, fence S3, then look at the driver event               or a wake-up is lost
  *   device event, fence P4, then look at desc.flags                   or a kick is lost
  *
+ * In front of those flags the device notes where it will be, for who comes after it (P5,
+ * ring/ring_resume.h).
+ *
  * Only the head of a chain is asked whether it is available: the driver turns it last.  Its flags
  * are read once, and before everything else in the chain.
  *
@@ -139,6 +142,7 @@ static ALWAYS_INLINE void packed_dev_publish(struct ring *r, const struct ring_b
     struct vring_packed_desc *first = &desc[r->idx];
     const uint32_t num = r->num, from = r->idx;
     uint16_t first_flags = packed_used_bits(r->wrap) | (lens ? VRING_DESC_F_WRITE : 0);
+    const uint16_t base = ring_packed_base(r);
     uint16_t flags = first_flags;
     uint32_t at;
 
@@ -149,6 +153,9 @@ static ALWAYS_INLINE void packed_dev_publish(struct ring *r, const struct ring_b
     r->wrap = flags & VRING_PACKED_F_AVAIL;
     r->idx = (uint16_t)at;
     r->signalled = (uint16_t)MIN(num, r->signalled + (at > from ? at - from : at + num - from));
+    if (r->resume) {
+        ring_p5_store_resume(r->resume, ring_resume_word(ring_packed_base(r), base));
+    }
     ring_p2_store_flags(&first->flags, first_flags);
 }
 
@@ -174,7 +181,7 @@ static ALWAYS_INLINE bool packed_dev_more(struct ring *r)
 
 static ALWAYS_INLINE bool packed_dev_arm(struct ring *r)
 {
-    uint32_t wish = r->event_idx ? VRING_EVENT_WORD(ring_base(r), VRING_EVENT_F_DESC)
+    uint32_t wish = r->event_idx ? VRING_EVENT_WORD(ring_packed_base(r), VRING_EVENT_F_DESC)
                                  : VRING_EVENT_WORD(0, VRING_EVENT_F_ENABLE);
 
     if (r->broken) {

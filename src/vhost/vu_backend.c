@@ -75,6 +75,7 @@ static void disconnect(struct vu_dev *d, const struct err *e)
     d->conn = NULL;
     gmem_free(d->mem);
     d->mem = NULL;
+    vu_inflight_disconnect(d);
     d->protocol_features = d->features = 0;
     d->features_set = d->features_bad = d->told_unshared = d->told_rings = false;
     event_del(d->watch);
@@ -238,7 +239,10 @@ int vu_dev_create(struct vu_dev **out, const struct vu_conf *conf, const struct 
     d->owner.name = d->name;
     d->timer = evtimer_new(evbase, on_timer, d);
     d->watch = evtimer_new(evbase, on_watch, d);
-    if (!d->name || !d->path || !d->timer || !d->watch) {
+    if (conf->state_path) {
+        d->conf.state_path = d->state_path = strdup(conf->state_path);
+    }
+    if (!d->name || !d->path || !d->timer || !d->watch || (conf->state_path && !d->state_path)) {
         rc = err_set(e, -ENOMEM, "out of memory");
     } else if (conf->client) {
         set_timer(d->timer, 0); /* from the event loop: link() must not come before *out is set */
@@ -246,9 +250,11 @@ int vu_dev_create(struct vu_dev **out, const struct vu_conf *conf, const struct 
         rc = start_server(d, e);
     }
     if (rc) {
+        d->conf.state_path = NULL; /* it stays for the next try */
         vu_dev_destroy(d);
         return rc;
     }
+    vu_inflight_found(d);
     *out = d;
     return 0;
 }
@@ -307,6 +313,7 @@ void vu_dev_destroy(struct vu_dev *d)
         return;
     }
     disconnect(d, &(struct err){.text = "the port was removed"});
+    vu_inflight_end(d);
     if (!d->conf.client) {
         vu_sock_unlink(d->path, &d->made);
     }
@@ -319,6 +326,7 @@ void vu_dev_destroy(struct vu_dev *d)
     }
     free(d->name);
     free(d->path);
+    free(d->state_path);
     free(d);
 }
 

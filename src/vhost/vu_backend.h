@@ -53,6 +53,7 @@ struct vu_ring_conf {
     void *desc, *avail, *used; /* in the memory table that ring_start's mem argument names */
     uint32_t num;              /* 1..32768; split: a power of two */
     uint16_t base; /* where it starts, in the form of ring_setup.base (ring/ring.h); checked */
+    uint64_t *resume; /* packed: see ring_setup.resume; NULL: nowhere. Valid until ring_stop. */
     int kick_fd;               /* eventfd, or -1: the ring must be polled. Owned by vu_dev. */
     int call_fd;               /* eventfd, or -1: no signals wanted. Owned by vu_dev. */
 };
@@ -93,6 +94,8 @@ struct vu_conf {
     uint64_t features; /* virtio feature bits to offer, see vnet/features.h */
     unsigned max_rings; /* rings from this index on are not run; 0: VU_MAX_RINGS */
     enum gmem_fs_policy fs;
+    const char *state_path; /* file for what must outlive a crash of this process; NULL: none. Removed
+                               by vu_dev_destroy(). */
     bool config;                /* offer the configuration space: MAC, link, queues, MTU */
 };
 

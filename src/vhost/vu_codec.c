@@ -32,6 +32,7 @@ static const uint32_t shape_bytes[] = {
     [VU_SHAPE_TABLE] = sizeof(struct vu_mem_table), /* at most */
     [VU_SHAPE_REGION] = sizeof(struct vu_one_region),
     [VU_SHAPE_CONFIG] = sizeof(struct vu_config), /* at most */
+    [VU_SHAPE_INFLIGHT] = sizeof(struct vu_inflight_msg), /* at most */
     [VU_SHAPE_ANY] = VU_MAX_PAYLOAD, /* at most */
 };
 static_assert(ARRAY_SIZE(shape_bytes) == VU_N_SHAPES, "a size for each shape");
@@ -51,6 +52,8 @@ static bool size_ok(enum vu_shape shape, uint32_t size)
                (size - VU_MEM_TABLE_HEAD) % sizeof(struct vu_region) == 0;
     case VU_SHAPE_CONFIG:
         return size >= VU_CONFIG_HEAD && size <= shape_bytes[shape];
+    case VU_SHAPE_INFLIGHT:
+        return size == VU_INFLIGHT_MSG_MIN || size == shape_bytes[shape];
     default:
         return size == shape_bytes[shape];
     }

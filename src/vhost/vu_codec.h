@@ -28,6 +28,7 @@ enum vu_shape {                   /* payload of the request */
                 VU_SHAPE_TABLE,      /* 8 + 32 n; up to n fds */
                 VU_SHAPE_REGION,     /* 40 */
                 VU_SHAPE_CONFIG,     /* 12 + n, n up to VU_CONFIG_MAX and what it says itself */
+                VU_SHAPE_INFLIGHT,   /* 20 or 24 */
                 VU_SHAPE_ANY, /* not spoken here: up to VU_MAX_PAYLOAD bytes, read and thrown away
                                */
                 VU_N_SHAPES
@@ -37,6 +38,7 @@ enum vu_answer {
     VU_ANSWER_ACK,  /* u64 0 or 1, only if the request has NEED_REPLY */
     VU_ANSWER_U64,  /* a u64 of its own, always, and no ack */
     VU_ANSWER_STATE, /* a ring state of its own, always, and no ack */
+    VU_ANSWER_INFLIGHT, /* an inflight description and a file, always, and no ack */
     VU_ANSWER_CONFIG /* a part of the configuration, or nothing after an error; always, and no ack */
 };
 
@@ -66,6 +68,8 @@ enum vu_answer {
     X(21, SET_BACKEND_REQ_FD, NONE, 1, ACK)                                                        \
     X(24, GET_CONFIG, CONFIG, 0, CONFIG)                                                           \
     X(25, SET_CONFIG, CONFIG, 0, ACK)                                                              \
+    X(31, GET_INFLIGHT_FD, INFLIGHT, 0, INFLIGHT)                                                  \
+    X(32, SET_INFLIGHT_FD, INFLIGHT, 1, ACK)                                                       \
     X(34, RESET_DEVICE, NONE, 0, ACK)                                                              \
     X(36, GET_MAX_MEM_SLOTS, NONE, 0, U64)                                                         \
     X(37, ADD_MEM_REG, REGION, 1, ACK)                                                             \
@@ -80,7 +84,7 @@ enum vu_answer {
     X(22, IOTLB_MSG)                                                                               \
     X(23, SET_VRING_ENDIAN) X(26, CREATE_CRYPTO_SESSION)                                           \
         X(27, CLOSE_CRYPTO_SESSION) X(28, POSTCOPY_ADVISE) X(29, POSTCOPY_LISTEN)                  \
-            X(30, POSTCOPY_END) X(31, GET_INFLIGHT_FD) X(32, SET_INFLIGHT_FD)                      \
+            X(30, POSTCOPY_END)                                                                    \
                 X(33, GPU_SET_SOCKET) X(35, VRING_KICK) X(41, GET_SHARED_OBJECT)                   \
                     X(42, SET_DEVICE_STATE_FD) X(43, CHECK_DEVICE_STATE) X(44, GET_SHMEM_CONFIG)
 

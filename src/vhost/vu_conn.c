@@ -27,6 +27,7 @@ struct vu_conn {
 
     uint8_t out[REPLY_MAX];
     uint32_t out_len; /* 0: nothing waits */
+    int out_fd;       /* goes out with the first byte; -1: none */
 };
 
 static void over(struct vu_conn *c, const struct err *e)
@@ -146,11 +147,37 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
     }
 }
 
+static void drop_out_fd(struct vu_conn *c)
+{
+    if (c->out_fd >= 0) {
+        close(c->out_fd);
+        c->out_fd = -1;
+    }
+}
+
+static ssize_t send_out(const struct vu_conn *c)
+{
+    union {
+        struct cmsghdr h;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control = {.h = {.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS,
+                       .cmsg_len = CMSG_LEN(sizeof(int))}};
+    struct iovec iov = {.iov_base = (void *)(uintptr_t)c->out, .iov_len = c->out_len};
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+
+    if (c->out_fd >= 0) {
+        memcpy(CMSG_DATA(&control.h), &c->out_fd, sizeof(int));
+        m.msg_control = &control;
+        m.msg_controllen = sizeof(control.room);
+    }
+    return sendmsg(c->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 /* 0: all sent or kept for later. */
 static int flush(struct vu_conn *c)
 {
     while (c->out_len) {
-        ssize_t n = send(c->fd, c->out, c->out_len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = send_out(c);
 
         if (n < 0 && errno == EINTR) {
             continue;
@@ -163,6 +190,7 @@ static int flush(struct vu_conn *c)
         if (n < 0) {
             return -errno;
         }
+        drop_out_fd(c);
         c->out_len -= (uint32_t)n;
         memmove(c->out, c->out + n, c->out_len);
     }
@@ -194,11 +222,20 @@ static void on_deadline(evutil_socket_t fd, short what, void *arg)
 
 int vu_conn_reply(struct vu_conn *c, uint32_t request, const void *payload, uint32_t size)
 {
+    return vu_conn_reply_fd(c, request, payload, size, -1);
+}
+
+int vu_conn_reply_fd(struct vu_conn *c, uint32_t request, const void *payload, uint32_t size, int fd)
+{
     struct vu_hdr h = {.request = request, .flags = VU_REPLY_FLAGS, .size = size};
 
     if (c->out_len || sizeof(h) + size > sizeof(c->out)) {
+        if (fd >= 0) {
+            close(fd);
+        }
         return -ENOBUFS;
     }
+    c->out_fd = fd;
     memcpy(c->out, &h, sizeof(h));
     memcpy(c->out + sizeof(h), payload, size);
     c->out_len = (uint32_t)sizeof(h) + size;
@@ -222,6 +259,7 @@ struct vu_conn *vu_conn_open(struct event_base *evbase, int fd, unsigned deadlin
         return NULL;
     }
     c->fd = fd;
+    c->out_fd = -1;
     c->ops = ops;
     c->ctx = ctx;
     c->deadline_ms = deadline_ms;
@@ -248,6 +286,7 @@ void vu_conn_close(struct vu_conn *c)
         }
     }
     close_fds(&c->msg);
+    drop_out_fd(c);
     close(c->fd);
     free(c);
 }

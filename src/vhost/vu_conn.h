@@ -42,6 +42,8 @@ struct vu_conn *vu_conn_open(struct event_base *evbase, int fd, unsigned deadlin
 void vu_conn_close(struct vu_conn *c);
 /* Send the one reply to the message being handled. -errno: the connection is over. */
 int vu_conn_reply(struct vu_conn *c, uint32_t request, const void *payload, uint32_t size);
+/* The same with a file descriptor, -1: none. Takes over fd, also on failure. */
+int vu_conn_reply_fd(struct vu_conn *c, uint32_t request, const void *payload, uint32_t size, int fd);
 /* The other end has closed, although there may be something to read still. */
 bool vu_conn_hung_up(const struct vu_conn *c);
 

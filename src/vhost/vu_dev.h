@@ -5,6 +5,7 @@
  *   vu_backend.c   its life: listen or dial, accept, what happens when a connection ends, show
  *   vu_message.c   what each message means
  *   vu_ring.c      when a ring runs, and with what
+ *   vu_inflight.c  what of its rings outlives this process
  *   vu_config.c    the configuration space, for front-ends that leave it to us
  */
 #ifndef VHOST_VU_DEV_H
@@ -13,6 +14,7 @@
 #include "vhost/vu_backend.h"
 #include "vhost/vu_codec.h"
 #include "vhost/vu_conn.h"
+#include "vhost/vu_inflight.h"
 #include "vhost/vu_sock.h"
 #include "vnet/features.h"
 
@@ -34,6 +36,7 @@ struct vu_ring {
     bool enable; /* the last SET_VRING_ENABLE, remembered for rings in any state */
     bool running, failed, broken;
     bool watched;  /* vu_rings_watch() has not yet seen the guest use it */
+    uint32_t said; /* the last base that the front-end gave or was given */
     uint32_t base; /* as in SET_VRING_BASE; running: where it started; else: where it goes on */
     uint32_t num;
     struct vu_ring_addr addr;
@@ -43,8 +46,8 @@ struct vu_ring {
 
 struct vu_dev {
     /* for the life of the device */
-    char *name, *path;
-    struct vu_conf conf; /* name and path point to our copies */
+    char *name, *path, *state_path;
+    struct vu_conf conf; /* its strings point to our copies */
     const struct vu_ops *ops;
     void *ctx;
     struct event_base *evbase;
@@ -76,6 +79,7 @@ struct vu_dev {
     uint16_t mtu;
     struct gmem *mem;
     struct gmem_owner owner; /* of mem, in the budgets of all ports */
+    struct vu_inflight inflight;
     unsigned n_rings; /* highest index seen + 1 */
     struct vu_ring *ring[VU_MAX_RINGS];
 };

@@ -24,7 +24,8 @@
 #define PROTOCOL_FEATURES_OFFERED                                                                  \
     (VU_PROTOCOL_BIT(MQ) | VU_PROTOCOL_BIT(RARP) | VU_PROTOCOL_BIT(REPLY_ACK) |                    \
      VU_PROTOCOL_BIT(NET_MTU) | VU_PROTOCOL_BIT(RESET_DEVICE) |                                    \
-     VU_PROTOCOL_BIT(CONFIGURE_MEM_SLOTS) | VU_PROTOCOL_BIT(STATUS))
+     VU_PROTOCOL_BIT(CONFIGURE_MEM_SLOTS) | VU_PROTOCOL_BIT(STATUS) |                  \
+     VU_PROTOCOL_BIT(INFLIGHT_SHMFD))
 
 static uint64_t protocol_offered(const struct vu_dev *d)
 {
@@ -54,8 +55,14 @@ static int on_SET_FEATURES(struct vu_dev *d, struct vu_msg *m, struct err *e)
 
     d->features_bad = bad != 0;
     if (bad) {
-        return err_set(e, -EINVAL, "SET_FEATURES sets bits 0x%llx, which this port does not offer",
-                       (unsigned long long)bad);
+        unsigned bit = (unsigned)__builtin_ctzll(bad);
+        const char *name = virtio_feature_name(bit);
+
+        return err_set(e, -EINVAL,
+                       "SET_FEATURES sets bits 0x%llx (%s, bit %u%s), which this port does not offer; "
+                       "if it did before, give it the options of then (offload=, queues=, config=)",
+                       (unsigned long long)bad, name ? name : "no name", bit,
+                       bad & (bad - 1) ? " and more" : "");
     }
     if (f != d->features && vu_ring_any_running(d)) {
         d->features_bad = true;
@@ -64,6 +71,7 @@ static int on_SET_FEATURES(struct vu_dev *d, struct vu_msg *m, struct err *e)
     }
     d->features = f;
     d->features_set = true;
+    vu_inflight_features(d);
     vu_ring_try_all(d);
     return 0;
 }
@@ -257,7 +265,7 @@ static int on_SET_VRING_BASE(struct vu_dev *d, struct vu_msg *m, struct err *e)
     if (!r) {
         return -ENOMEM;
     }
-    r->base = m->p.state.num;
+    r->base = r->said = m->p.state.num;
     r->have_base = true;
     return try_ring(d, m, e);
 }
@@ -268,7 +276,8 @@ static int on_GET_VRING_BASE(struct vu_dev *d, struct vu_msg *m, struct err *e)
 
     if (d->ring[s.idx]) {
         vu_ring_reset(d, s.idx);
-        s.num = d->ring[s.idx]->base;
+        vu_inflight_over(d, s.idx);
+        s.num = d->ring[s.idx]->said = d->ring[s.idx]->base;
     }
     return vu_conn_reply(d->conn, m->h.request, &s, sizeof(s));
 }
@@ -354,6 +363,37 @@ static int on_SET_VRING_ERR(struct vu_dev *d, struct vu_msg *m, struct err *e)
     return 0;
 }
 
+/* --- what outlives this process --------------------------------------------------------------- */
+
+/* A refusal is an answer without memory. */
+static int on_GET_INFLIGHT_FD(struct vu_dev *d, struct vu_msg *m, struct err *e)
+{
+    struct vu_inflight_msg out = m->p.inflight;
+    int fd = vu_inflight_get(d, &out, e);
+
+    if (fd < 0) {
+        vu_dev_refused(d, e);
+        out.mmap_size = out.mmap_offset = 0;
+    }
+    return vu_conn_reply_fd(d->conn, m->h.request, &out, m->h.size, MAX(fd, -1));
+}
+
+static int on_SET_INFLIGHT_FD(struct vu_dev *d, struct vu_msg *m, struct err *e)
+{
+    int fd = m->n_fds ? m->fd[0] : -1;
+
+    if (fd < 0 || !(d->protocol_features & VU_PROTOCOL_BIT(INFLIGHT_SHMFD))) {
+        err_set(e, -EINVAL, "SET_INFLIGHT_FD %s",
+                fd < 0 ? "came without a file descriptor" : "came, but was not negotiated");
+        return NOT_DONE;
+    }
+    m->fd[0] = -1;
+    vu_ring_stop_all(d); /* no worker writes into the old one after this */
+    int rc = vu_inflight_set(d, &m->p.inflight, fd, e);
+    vu_ring_try_all(d);
+    return rc ? NOT_DONE : 0;
+}
+
 /* --- the device ----------------------------------------------------------------------------- */
 
 static int on_SEND_RARP(struct vu_dev *d, struct vu_msg *m, struct err *e)
@@ -428,6 +468,7 @@ static int on_RESET_DEVICE(struct vu_dev *d, struct vu_msg *m, struct err *e)
     for (unsigned i = 0; i < d->n_rings; i++) {
         if (d->ring[i]) {
             vu_ring_reset(d, i);
+            vu_inflight_over(d, i);
             d->ring[i]->enable = false;
         }
     }

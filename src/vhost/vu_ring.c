@@ -14,7 +14,8 @@
  * entry and the used index are one number.  The used index in guest memory is therefore the truth
  * whatever SET_VRING_BASE says: after a crash of ours the front-end may only know the guest's
  * available index, and starting there would lose the buffers in between.  A packed ring keeps no index
- * in guest memory: there SET_VRING_BASE is all there is, and of its two halves the used one counts.
+ * in guest memory: SET_VRING_BASE says where it starts, and of its two halves the used one counts, unless
+ * a process before this one left where it was (vu_inflight.h).
  */
 #include <errno.h>
 #include <stdio.h>
@@ -153,13 +154,14 @@ static int lay_out(const struct vu_dev *d, unsigned idx, struct vu_ring_conf *c,
 
 /*
  * Packed: where to start.  A device that is stopped with buffers taken and not used has its used
- * position behind the other; those buffers are still available and are done again.  Some front-ends
- * fill in one half only.
+ * position behind the other; those buffers are still available, which tells it from a front-end that
+ * fills in one half only, and are done again.
  */
 static int find_packed_start(const struct vu_dev *d, unsigned idx, struct vu_ring_conf *c,
                              struct err *e)
 {
     const uint32_t base = d->ring[idx]->base, offset = VRING_PACKED_WRAP - 1;
+    const struct vring_packed_desc *desc = c->desc;
     uint16_t avail = (uint16_t)base, used = (uint16_t)(base >> 16);
     uint32_t from = used & offset, to = avail & offset;
     bool same_lap = !((avail ^ used) & VRING_PACKED_WRAP);
@@ -169,7 +171,17 @@ static int find_packed_start(const struct vu_dev *d, unsigned idx, struct vu_rin
                        "ring %u: SET_VRING_BASE 0x%x names descriptor %u, but the ring has %u", idx,
                        base, to, c->num);
     }
-    c->base = used && from < c->num && (same_lap ? from <= to : from >= to) ? used : avail;
+    c->base = avail;
+    if (used != avail && from < c->num && (same_lap ? from <= to : from >= to)) {
+        uint16_t flags = read_once(&desc[from].flags);
+        bool waits = !(flags & VRING_PACKED_F_AVAIL) == !(used & VRING_PACKED_WRAP) &&
+                     !(flags & VRING_PACKED_F_AVAIL) != !(flags & VRING_PACKED_F_USED);
+
+        c->base = waits ? used : avail;
+    }
+    if (gmem_faulted(d->mem)) {
+        return err_set(e, -EFAULT, "ring %u: its memory file was truncated", idx);
+    }
     return 0;
 }
 
@@ -215,6 +227,9 @@ static int start(struct vu_dev *d, unsigned idx, struct err *e)
     int rc = lay_out(d, idx, &c, e);
 
     rc = rc ? rc : vu_dev_packed(d) ? find_packed_start(d, idx, &c, e) : find_split_start(d, idx, &c, e);
+    if (!rc) {
+        vu_inflight_start(d, idx, &c);
+    }
     rc = rc ? rc : d->ops->ring_start(d->ctx, idx, &c, d->features, d->mem, e);
     if (!rc) {
         r->running = true;

@@ -74,6 +74,14 @@ struct vu_config {
 };
 #define VU_CONFIG_HEAD 12u /* bytes in front of the part */
 
+/* Inflight description. The text has 20 bytes; C front-ends send 24. */
+struct vu_inflight_msg {
+    uint64_t mmap_size, mmap_offset;
+    uint16_t n_queues, queue_size;
+    uint32_t pad;
+};
+#define VU_INFLIGHT_MSG_MIN 20u
+
 /* What the back-end may say by itself, on the channel of SET_BACKEND_REQ_FD. */
 #define VU_BACKEND_CONFIG_CHANGE 2u
 
@@ -84,6 +92,7 @@ union vu_payload {
     struct vu_mem_table table;
     struct vu_one_region one;
     struct vu_config config;
+    struct vu_inflight_msg inflight;
     uint8_t bytes[VU_MAX_PAYLOAD];
 };
 
@@ -93,6 +102,7 @@ static_assert(sizeof(struct vu_ring_addr) == 40, "vring address description");
 static_assert(sizeof(struct vu_region) == 32, "memory region description");
 static_assert(offsetof(struct vu_mem_table, region) == VU_MEM_TABLE_HEAD, "memory regions");
 static_assert(sizeof(struct vu_one_region) == 40, "single memory region description");
+static_assert(sizeof(struct vu_inflight_msg) == 24, "inflight description");
 static_assert(offsetof(struct vu_config, bytes) == VU_CONFIG_HEAD, "virtio device config space");
 
 #endif

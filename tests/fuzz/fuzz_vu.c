@@ -53,7 +53,17 @@ static int fake_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, uin
     volatile uint8_t *d = c->desc, *a = c->avail, *u = c->used;
 
     check(!running[idx] && mem, "a ring is started once, with memory");
-    check(c->num && !(c->num & (c->num - 1)) && c->num <= VRING_MAX_NUM, "its size");
+    check(c->num && c->num <= VRING_MAX_NUM, "its size");
+    if (features & VIRTIO_BIT(F_RING_PACKED)) {
+        check((c->base & 0x7fff) < c->num, "its position");
+        if (c->resume) {
+            *c->resume += 0x100000001u;
+        }
+        (void)d[vring_desc_bytes(c->num) - 1];
+        running[idx] = true;
+        return 0;
+    }
+    check(!(c->num & (c->num - 1)), "its size");
     check(!((uintptr_t)d & 15) && !((uintptr_t)a & 1) && !((uintptr_t)u & 3), "its alignment");
     (void)d[vring_desc_bytes(c->num) - 1];
     (void)a[vring_avail_bytes(c->num) - 1];
@@ -239,7 +249,9 @@ static uint32_t plausible(uint8_t request, union vu_payload *p, const uint8_t *a
         p->u64 = arg[0] & 1 ? VNET_FEATURES_OFFERED : VNET_FEATURES_OFFERED & (uint64_t)arg[1] << 28;
         return 8;
     case 16: /* SET_PROTOCOL_FEATURES */
-        p->u64 = arg[0] & 1 ? VU_PROTOCOL_BIT(CONFIG) | VU_PROTOCOL_BIT(BACKEND_REQ) : arg[1];
+        p->u64 = arg[0] & 1 ? VU_PROTOCOL_BIT(CONFIG) | VU_PROTOCOL_BIT(BACKEND_REQ) |
+                                  VU_PROTOCOL_BIT(INFLIGHT_SHMFD)
+                            : arg[1];
         return 8;
     case 21: /* SET_BACKEND_REQ_FD */
         fds[(*n_fd)++] = arg[0] & 1 ? channel_fd : pipe_fd;
@@ -248,6 +260,16 @@ static uint32_t plausible(uint8_t request, union vu_payload *p, const uint8_t *a
     case 25: /* SET_CONFIG */
         p->config = (struct vu_config){.offset = arg[0], .size = arg[1], .flags = arg[2]};
         return VU_CONFIG_HEAD + arg[1];
+    case 31: /* GET_INFLIGHT_FD */
+    case 32: /* SET_INFLIGHT_FD */
+        p->inflight = (struct vu_inflight_msg){.mmap_size = MEM_BYTES >> (arg[1] & 3),
+                                               .mmap_offset = 64u * (arg[1] >> 2),
+                                               .n_queues = 1 + (arg[0] & 3),
+                                               .queue_size = (uint16_t)(1 << arg[2] % 17)};
+        if (request == 32) { /* the guest's memory, too: it lies as it likes */
+            fds[(*n_fd)++] = arg[0] & 64 ? small_fd : memory_fd;
+        }
+        return arg[0] & 128 ? VU_INFLIGHT_MSG_MIN : sizeof(p->inflight);
     default:
         memcpy(p->bytes, arg, 3);
         return request == 19 || request == 20 || request == 39 ? 8 : 0;
@@ -259,7 +281,7 @@ static uint32_t plausible(uint8_t request, union vu_payload *p, const uint8_t *a
 static size_t record(int s, const uint8_t *d, size_t n)
 {
     static const uint8_t common[] = {5,  8,  9,  10, 11, 12, 13, 18, 2,  14,
-                                     34, 37, 38, 39, 16, 1,  24, 25, 21, LINK};
+                                     34, 37, 38, 39, 16, 1,  24, 25, 21, 32, 31, LINK};
     struct {
         struct vu_hdr h;
         union vu_payload p;

@@ -9,9 +9,17 @@
 #include <sys/prctl.h>
 #include <sys/un.h>
 
+#include "ring/ring_resume.h"
 #include "vu_front.h"
 
 static struct front F;
+
+static void quiet(enum log_level level, const char *line)
+{
+}
+
+static uint32_t rnd_state = 1;
+static uint32_t rnd(uint32_t below);
 
 static int setup(void **state)
 {
@@ -46,8 +54,8 @@ static void qemu_order(void **state)
     uint64_t offered = ask(f, VU_GET_FEATURES);
 
     assert_int_equal(offered, OFFERED);
-    assert_int_equal(ask(f, VU_GET_PROTOCOL_FEATURES), 0x1a01d);
-    say_u64(f, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x1a01d);
+    assert_int_equal(ask(f, VU_GET_PROTOCOL_FEATURES), 0x1b01d);
+    say_u64(f, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x1b01d);
     assert_int_equal(ask(f, VU_GET_QUEUE_NUM), 256);
     assert_int_equal(ask(f, VU_GET_MAX_MEM_SLOTS), 509);
     send_msg(f, VU_SET_OWNER, PLAIN, NULL, 0, NULL, 0);
@@ -244,7 +252,7 @@ static void repeated_negotiation(void **state)
     for (unsigned i = 0; i < 4; i++) {
         ask(&F, VU_GET_FEATURES);
         ask(&F, VU_GET_PROTOCOL_FEATURES);
-        say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x1a01d);
+        say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x1b01d);
         say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
         send_msg(&F, VU_SET_OWNER, PLAIN, NULL, 0, NULL, 0);
         send_msg(&F, VU_RESET_OWNER, PLAIN, NULL, 0, NULL, 0);
@@ -669,7 +677,7 @@ static void reset_device(void **state)
 {
     say_all(&F);
     say_fd(&F, VU_SET_VRING_ERR, PLAIN, 0);
-    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x1a01d);
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x1b01d);
     say_u64(&F, VU_SET_STATUS, PLAIN, 15);
     F.own.progress = 6;
     send_msg(&F, VU_RESET_DEVICE, NEED_REPLY, NULL, 0, NULL, 0);
@@ -678,7 +686,7 @@ static void reset_device(void **state)
     struct vu_info i = info(&F);
 
     assert_int_equal(i.n_regions, 1);
-    assert_int_equal(i.protocol_features, 0x1a01d);
+    assert_int_equal(i.protocol_features, 0x1b01d);
     assert_int_equal(i.negotiated, 0);
     assert_int_equal(i.status, 0);
     assert_true(i.connected);
@@ -788,7 +796,7 @@ static void features_not_offered(void **state)
 {
     say_u64(&F, VU_SET_FEATURES, NEED_REPLY, TEST_FEATURES | 1);
     assert_int_equal(reply(&F, VU_SET_FEATURES), 1);
-    assert_non_null(strstr(info(&F).last_error, "0x1,"));
+    assert_non_null(strstr(info(&F).last_error, "0x1 (VIRTIO_NET_F_CSUM"));
     say_u64(&F, VU_SET_STATUS, PLAIN, 0xf);
     assert_int_equal(ask(&F, VU_GET_STATUS), 0x7); /* FEATURES_OK is not */
     say_u64(&F, VU_SET_FEATURES, NEED_REPLY, TEST_FEATURES);
@@ -814,7 +822,7 @@ static void protocol_features_not_offered(void **state)
         uint64_t b = 1ull << bit;
 
         say_u64(&F, VU_SET_PROTOCOL_FEATURES, NEED_REPLY, b);
-        assert_int_equal(reply(&F, VU_SET_PROTOCOL_FEATURES), !(b & 0x1a01d));
+        assert_int_equal(reply(&F, VU_SET_PROTOCOL_FEATURES), !(b & 0x1b01d));
     }
     say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, 2);
     expect_closed(&F);
@@ -889,14 +897,18 @@ static void packed_base(void **state)
 {
     static const struct {
         uint32_t base, num;
-        int start; /* -1: it cannot */
+        int start;      /* -1: it cannot */
+        uint16_t flags; /* of all descriptors */
     } c[] = {
         {0x80008000, 16, 0x8000},
         {0x00008000, 16, 0x8000}, /* the other half was forgotten */
         {0x00000000, 16, 0},
         {0x80058005, 16, 0x8005},
-        {0x80038005, 16, 0x8003}, /* two were taken and not used: again */
-        {0x800e0002, 16, 0x800e}, /* the same, across the end of a lap */
+        {0x80038005, 16, 0x8003, VRING_PACKED_F_AVAIL}, /* two were taken and not used: again */
+        {0x800e0002, 16, 0x800e, VRING_PACKED_F_AVAIL}, /* the same, across the end of a lap */
+        {0x00000003, 16, 0, VRING_PACKED_F_USED},       /* the same, slot 0 in an even lap */
+        {0x00000003, 16, 3, VRING_PACKED_F_AVAIL},      /* nothing waits there: forgotten */
+        {0x00008000, 16, 0x8000, VRING_PACKED_F_AVAIL},
         {0x80058003, 16, 0x8003}, /* used more than was taken: no */
         {0x00028005, 16, 0x8005}, /* more than a lap apart: no */
         {0x80108005, 16, 0x8005}, /* not in the ring */
@@ -912,6 +924,9 @@ static void packed_base(void **state)
     for (unsigned i = 0; i < ARRAY_SIZE(c); i++) {
         char want[64];
 
+        for (uint32_t k = 0; k < c[i].num; k++) {
+            ((struct vring_packed_desc *)F.mem)[k].flags = c[i].flags;
+        }
         say_state(&F, VU_SET_VRING_NUM, PLAIN, 0, c[i].num);
         say_state(&F, VU_SET_VRING_BASE, PLAIN, 0, c[i].base);
         say_addr(&F, PLAIN, 0);
@@ -976,6 +991,390 @@ static void packed_parts(void **state)
     }
 }
 
+/* --- what outlives the process ---------------------------------------------------------------- */
+
+#define INFLIGHT_RINGS 2
+
+/* The answer to GET_INFLIGHT_FD; the file, or -1. */
+static int inflight_reply(struct vu_inflight_msg *out, uint32_t size)
+{
+    union {
+        struct cmsghdr align;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct {
+        struct vu_hdr h;
+        struct vu_inflight_msg m;
+    } __attribute__((packed)) r;
+    struct iovec iov = {&r, sizeof(r)};
+    struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
+                        .msg_controllen = sizeof(control)};
+    struct pollfd p = {.fd = F.s, .events = POLLIN};
+    int fd = -1;
+
+    WAIT_FOR(&F, poll(&p, 1, 0) == 1);
+    assert_int_equal(recvmsg(F.s, &mh, MSG_CMSG_CLOEXEC), sizeof(r.h) + size);
+    assert_int_equal(r.h.request, VU_GET_INFLIGHT_FD);
+    assert_int_equal(r.h.flags, 5);
+    assert_int_equal(r.h.size, size);
+    if (CMSG_FIRSTHDR(&mh)) {
+        memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&mh)), sizeof(fd));
+    }
+    *out = r.m;
+    return fd;
+}
+
+static int get_inflight(struct vu_inflight_msg *m)
+{
+    *m = (struct vu_inflight_msg){.n_queues = INFLIGHT_RINGS, .queue_size = RING_NUM};
+    send_msg(&F, VU_GET_INFLIGHT_FD, PLAIN, m, sizeof(*m), NULL, 0);
+    return inflight_reply(m, sizeof(*m));
+}
+
+static uint64_t set_inflight(const struct vu_inflight_msg *m, int fd)
+{
+    send_msg(&F, VU_SET_INFLIGHT_FD, NEED_REPLY, m, sizeof(*m), &fd, fd >= 0);
+    return reply(&F, VU_SET_INFLIGHT_FD);
+}
+
+/* Ring 0, packed, half of it available in the first lap and used up to `used`; it runs. */
+static void packed_ring(uint32_t base, unsigned used)
+{
+    struct vring_packed_desc *d = (struct vring_packed_desc *)F.mem;
+
+    for (unsigned i = 0; i < RING_NUM; i++) {
+        d[i] = (struct vring_packed_desc){.addr = 0x1000, .id = (uint16_t)i,
+                                          .flags = i < used          ? 0x8080
+                                                   : i < RING_NUM / 2 ? 0x80
+                                                                      : 0};
+    }
+    say_u64(&F, VU_SET_FEATURES, PLAIN, OFFERED);
+    say_memory(&F, PLAIN);
+    say_ring(&F, 0, base);
+    say_state(&F, VU_SET_VRING_ENABLE, NEED_REPLY, 0, 1);
+    assert_int_equal(reply(&F, VU_SET_VRING_ENABLE), 0);
+}
+
+#define WORD(now, old) ring_resume_word((now) | VRING_PACKED_WRAP, (old) | VRING_PACKED_WRAP)
+
+/* Made, given back, and believed by the next process; in both layouts as other back-ends expect it. */
+static void inflight_region(void **state)
+{
+    struct vu_inflight_msg m;
+
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, VU_PROTOCOL_BIT(INFLIGHT_SHMFD));
+    int fd = get_inflight(&m);
+    assert_true(fd >= 0);
+    assert_int_equal(fcntl(fd, F_GET_SEALS) & F_SEAL_SHRINK, F_SEAL_SHRINK);
+    assert_int_equal(m.mmap_size, INFLIGHT_RINGS * vu_inflight_stride(true, RING_NUM));
+    struct vu_inflight_packed *h = mmap(NULL, m.mmap_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_true(h != MAP_FAILED);
+
+    assert_int_equal(set_inflight(&m, fd), 0);
+    packed_ring(0x80008000, 0);
+    assert_log("start 0 @32768;");
+    assert_int_equal(h->version, 1);
+    assert_int_equal(h->desc_num, RING_NUM);
+    *F.own.conf[0].resume = WORD(7, 5); /* as a worker does */
+    assert_int_equal(h->resume, WORD(7, 5));
+    front_leave(&F);
+
+    front_connect(&F);
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, VU_PROTOCOL_BIT(INFLIGHT_SHMFD));
+    assert_int_equal(set_inflight(&m, fd), 0);
+    F.own.log[0] = '\0';
+    packed_ring(0x80008000, 7);
+    assert_log("start 0 @32775;");
+    assert_int_equal(h->resume, WORD(7, 7));
+
+    assert_int_equal(get_packed_base(0), 0x80078007); /* in order: nothing is left to tell */
+    assert_int_equal(h->version, 0);
+    packed_ring(0x80038003, 3);
+    assert_int_equal(F.own.conf[0].base, 0x8003);
+    *F.own.conf[0].resume = WORD(9, 8); /* but the driver began anew */
+    front_leave(&F);
+    front_connect(&F);
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, VU_PROTOCOL_BIT(INFLIGHT_SHMFD));
+    assert_int_equal(set_inflight(&m, fd), 0);
+    F.own.log[0] = '\0';
+    packed_ring(0x80008000, 0);
+    assert_log("start 0 @32768;");
+    munmap(h, m.mmap_size);
+    close(fd);
+}
+
+/* What another back-end left in flight is done from the used index on, and is over then. */
+static void inflight_region_split(void **state)
+{
+    struct vu_inflight_msg m = {.mmap_size = 4096, .mmap_offset = 64, .n_queues = INFLIGHT_RINGS,
+                                .queue_size = RING_NUM};
+    int fd = memfd_create("inflight", MFD_CLOEXEC);
+
+    assert_int_equal(ftruncate(fd, 4096 + 64), 0);
+    uint8_t *p = mmap(NULL, 4096 + 64, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    struct vu_inflight_split *h = (void *)(p + 64 + vu_inflight_stride(false, RING_NUM));
+    uint8_t *entry = (uint8_t *)(h + 1);
+    *h = (struct vu_inflight_split){.version = 1, .desc_num = RING_NUM, .last_batch_head = 3};
+    entry[3 * VU_INFLIGHT_ENTRY_SPLIT] = entry[(RING_NUM - 1) * VU_INFLIGHT_ENTRY_SPLIT] = 1;
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, VU_PROTOCOL_BIT(INFLIGHT_SHMFD));
+    assert_int_equal(set_inflight(&m, fd), 0);
+    used_of(&F, 1)->idx = avail_of(&F, 1)->idx = 5;
+    say_all(&F);
+    assert_int_equal(h->version, 1);
+    assert_int_equal(h->used_idx, 5);
+    assert_int_equal(h->last_batch_head, 0);
+    for (unsigned i = 0; i < RING_NUM; i++) {
+        assert_int_equal(entry[i * VU_INFLIGHT_ENTRY_SPLIT], 0);
+    }
+    munmap(p, 4096 + 64);
+    close(fd);
+}
+
+static void inflight_lies(void **state)
+{
+    const uint64_t least = 2 * vu_inflight_stride(false, 64);
+    const struct {
+        struct vu_inflight_msg m;
+        bool done;
+    } c[] = {
+        {{4096, 0, 2, 64}, true},
+        {{least, 4096, 2, 64}, true},
+        {{4096, 0, 0, 64}, false},
+        {{4096, 0, 257, 1}, false},
+        {{4096, 0, 65535, 65535}, false},
+        {{4096, 0, 1, 0}, false},
+        {{1 << 20, 0, 1, 32769}, false},
+        {{least - 1, 0, 2, 64}, false},
+        {{0, 0, 2, 64}, false},
+        {{4096, 4, 2, 64}, false},          /* offset */
+        {{4096, 8192, 2, 64}, false},       /* behind the end */
+        {{8193, 0, 2, 64}, false},          /* longer than the file */
+        {{UINT64_MAX, 0, 2, 64}, false},
+        {{UINT64_MAX, 64, 2, 64}, false},   /* wraps */
+        {{4096, UINT64_MAX - 63, 2, 64}, false},
+    };
+    unsigned fds = open_fds();
+    int fd = memfd_create("inflight", MFD_CLOEXEC), other[2];
+
+    assert_int_equal(ftruncate(fd, 8192), 0);
+    assert_int_equal(set_inflight(&c[0].m, fd), 1); /* not negotiated */
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, VU_PROTOCOL_BIT(INFLIGHT_SHMFD));
+    assert_int_equal(set_inflight(&c[0].m, -1), 1);
+    for (unsigned i = 0; i < ARRAY_SIZE(c); i++) {
+        assert_int_equal(set_inflight(&c[i].m, fd), !c[i].done);
+    }
+    assert_int_equal(pipe(other), 0);
+    assert_int_equal(set_inflight(&c[0].m, other[0]), 1); /* no file */
+    close(other[0]);
+    close(other[1]);
+    for (unsigned i = 0; i < ARRAY_SIZE(c); i++) {
+        struct vu_inflight_msg m = c[i].m, out;
+        bool bad = !m.n_queues || m.n_queues > 256 || !m.queue_size || m.queue_size > 32768;
+
+        send_msg(&F, VU_GET_INFLIGHT_FD, PLAIN, &m, VU_INFLIGHT_MSG_MIN, NULL, 0);
+        int got = inflight_reply(&out, VU_INFLIGHT_MSG_MIN);
+        assert_int_equal(got < 0, bad);
+        assert_int_equal(out.mmap_size == 0, bad);
+        close(got);
+    }
+    close(fd);
+    assert_int_equal(open_fds(), fds);
+}
+
+/* Everything in the region lies; the ring runs all the same, and only in itself. */
+static void inflight_region_lies(void **state)
+{
+    struct vu_inflight_msg m;
+    struct err e;
+
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, VU_PROTOCOL_BIT(INFLIGHT_SHMFD));
+    int fd = get_inflight(&m);
+    uint64_t *h = mmap(NULL, m.mmap_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    for (unsigned i = 0; i < 2000; i++) {
+        for (unsigned k = 0; k < 4; k++) {
+            h[k] = i & 1u << k ? (uint64_t)rnd(1u << 31) << 33 | rnd(1u << 31) : h[k];
+        }
+        ((struct vu_inflight_packed *)h)->version = (uint16_t)(i % 3);
+        ((struct vu_inflight_packed *)h)->desc_num = i % 5 ? RING_NUM : (uint16_t)i;
+        assert_int_equal(set_inflight(&m, fd), 0);
+        F.own.progress = 0;
+        packed_ring(0x80008000, i % (RING_NUM / 2));
+        assert_true((F.own.conf[0].base & 0x7fff) < RING_NUM);
+        F.own.log[0] = '\0';
+    }
+    /* truncated under us: what is written is lost, and nothing else happens */
+    assert_int_equal(set_inflight(&m, fd), 0);
+    assert_true(F.own.on[0]);
+    munmap(h, m.mmap_size);
+    close(fd);
+    fd = memfd_create("inflight", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(fd, (off_t)m.mmap_size), 0);
+    assert_int_equal(set_inflight(&m, fd), 0);
+    assert_int_equal(ftruncate(fd, 0), 0);
+    assert_int_equal(gmem_init(&e), 0); /* cmocka has a handler of its own */
+    *F.own.conf[0].resume = WORD(1, 0);
+    assert_int_equal(set_inflight(&m, fd), 1); /* and now it is too small */
+    assert_true(F.own.on[0]);
+    get_packed_base(0);
+    close(fd);
+}
+
+/* The switch dies: its file stays as it is; the next one starts. */
+static void next_process(const void *bytes, size_t n)
+{
+    struct vu_conf conf = server_conf(&F);
+    char path[128], kept[1 << 17];
+    struct err e = {0};
+    ssize_t had = 0;
+
+    snprintf(path, sizeof(path), "%s/p1.rings", F.dir);
+    conf.state_path = path;
+    if (F.dev) {
+        int fd = open(path, O_RDONLY);
+
+        had = read(fd, kept, sizeof(kept));
+        close(fd);
+        close(F.s);
+        F.s = -1;
+        vu_dev_destroy(F.dev);
+        assert_int_not_equal(access(path, F_OK), 0); /* an orderly end leaves nothing */
+    }
+    if (bytes || had) {
+        int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+        assert_true(write(fd, bytes ? bytes : kept, bytes ? n : (size_t)had) > 0);
+        close(fd);
+    }
+    assert_int_equal(vu_dev_create(&F.dev, &conf, &owner_ops, &F.own, F.base, &e), 0);
+    front_connect(&F);
+    F.own.log[0] = '\0';
+}
+
+static char *last_line;
+static void keep_line(enum log_level level, const char *line)
+{
+    free(last_line);
+    last_line = strdup(line);
+}
+
+static void own_file(void **state)
+{
+    close(F.s);
+    F.s = -1;
+    vu_dev_destroy(F.dev);
+    F.dev = NULL;
+    next_process(NULL, 0);
+    packed_ring(0x80008000, 0);
+    assert_log("start 0 @32768;");
+    *F.own.conf[0].resume = WORD(7, 5);
+    next_process(NULL, 0); /* for the same ring: goes on */
+    packed_ring(0x80008000, 7);
+    assert_log("start 0 @32775;");
+
+    *F.own.conf[0].resume = WORD(9, 7);
+    front_leave(&F); /* lost without a word: it goes on there, too */
+    front_connect(&F);
+    F.own.log[0] = '\0';
+    packed_ring(0x80008000, 9);
+    assert_log("start 0 @32777;");
+
+    next_process(NULL, 0); /* the driver began anew: its ring looks otherwise */
+    packed_ring(0x80008000, 0);
+    assert_log("start 0 @32768;");
+    *F.own.conf[0].resume = WORD(7, 5);
+    next_process(NULL, 0); /* the front-end knows of another start */
+    packed_ring(0x80068006, 7);
+    assert_log("start 0 @32774;");
+    *F.own.conf[0].resume = WORD(7, 6);
+    assert_int_equal(get_packed_base(0), 0x80068006); /* an orderly stop */
+    next_process(NULL, 0);
+    packed_ring(0x80038003, 7);
+    assert_log("start 0 @32771;");
+    *F.own.conf[0].resume = WORD(7, 3);
+    int old = F.mem_fd; /* another guest, whose memory looks the same */
+    F.mem_fd = memfd_create("guest", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(F.mem_fd, MEM_BYTES), 0);
+    munmap(F.mem, MEM_BYTES);
+    close(old);
+    F.mem = mmap(NULL, MEM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, F.mem_fd, 0);
+    next_process(NULL, 0);
+    packed_ring(0x80038003, 7);
+    assert_log("start 0 @32771;");
+}
+
+/* What is no file of ours, or was cut, or has a later format, is replaced. */
+static void own_file_of_others(void **state)
+{
+    static const char *const what[] = {"", "x", "ringway ring positions 2\n", "ringway ring positions 1\n"};
+    char path[128], big[1 << 16];
+    struct stat st;
+
+    close(F.s);
+    F.s = -1;
+    vu_dev_destroy(F.dev);
+    F.dev = NULL;
+    snprintf(path, sizeof(path), "%s/p1.rings", F.dir);
+    for (unsigned i = 0; i < 2 * ARRAY_SIZE(what); i++) {
+        memset(big, 0x5a, sizeof(big));
+        strcpy(big, what[i / 2]);
+        next_process(big, i % 2 ? sizeof(big) : 100);
+        packed_ring(0x80008000, 0);
+        assert_log("start 0 @32768;");
+        assert_int_equal(stat(path, &st), 0);
+        assert_int_equal(st.st_mode & 0777, 0600);
+        *F.own.conf[0].resume = WORD(1, 0); /* it can be written to its end */
+        assert_int_equal(get_packed_base(0), 0x80008000);
+    }
+    close(F.s);
+    F.s = -1;
+    vu_dev_destroy(F.dev);
+    F.dev = NULL;
+    assert_int_equal(symlink("/etc/hostname", path), 0); /* whose file that is does not matter */
+    next_process(NULL, 0);
+    packed_ring(0x80008000, 0);
+    assert_int_equal(lstat(path, &st), 0);
+    assert_true(S_ISREG(st.st_mode));
+}
+
+/* The next process offers less than the front-end has: it says what, by name. */
+static void features_that_are_gone(void **state)
+{
+    close(F.s);
+    F.s = -1;
+    vu_dev_destroy(F.dev);
+    F.dev = NULL;
+    next_process(NULL, 0);
+    packed_ring(0x80008000, 0);
+    uint8_t kept[1 << 16];
+    char path[128];
+    struct err e;
+    snprintf(path, sizeof(path), "%s/p1.rings", F.dir);
+    int fd = open(path, O_RDONLY);
+    ssize_t n = read(fd, kept, sizeof(kept));
+    close(fd);
+    close(F.s);
+    F.s = -1;
+    vu_dev_destroy(F.dev);
+    fd = open(path, O_WRONLY | O_CREAT, 0600);
+    assert_int_equal(write(fd, kept, (size_t)n), n);
+    close(fd);
+    struct vu_conf conf = server_conf(&F);
+    conf.state_path = path;
+    conf.features &= ~VIRTIO_BIT(F_RING_PACKED);
+    log_set_sink(keep_line);
+    assert_int_equal(vu_dev_create(&F.dev, &conf, &owner_ops, &F.own, F.base, &e), 0);
+    log_set_sink(quiet);
+    assert_non_null(last_line);
+    assert_non_null(strstr(last_line, "p1"));
+    assert_non_null(strstr(last_line, "VIRTIO_F_RING_PACKED (bit 34)"));
+    free(last_line);
+    last_line = NULL;
+    front_connect(&F);
+    say_u64(&F, VU_SET_FEATURES, NEED_REPLY, OFFERED);
+    assert_int_equal(reply(&F, VU_SET_FEATURES), 1);
+    assert_non_null(strstr(info(&F).last_error, "VIRTIO_F_RING_PACKED"));
+}
+
 static void logging_is_not_offered(void **state)
 {
     struct vu_ring_addr a = ring_addr(0);
@@ -1015,17 +1414,25 @@ static void say_any(struct front *f, uint32_t request, uint32_t flags)
     case VU_SHAPE_CONFIG:
         send_msg(f, request, flags, zeros, VU_CONFIG_HEAD, NULL, 0);
         break;
+    case VU_SHAPE_INFLIGHT:
+        send_msg(f, request, flags, zeros, sizeof(struct vu_inflight_msg), NULL, 0);
+        break;
     default:
         send_msg(f, request, flags, zeros, d->shape == VU_SHAPE_U64 ? 8 : 0, NULL, 0);
         break;
     }
 }
 
-/* The configuration is not offered here: the answer to its request is empty. */
+/* The configuration is not offered here: the answer to its request is empty. No rings, no region. */
 static void any_reply(struct front *f, uint32_t request)
 {
     if (vu_msg_desc(request)->answer == VU_ANSWER_CONFIG) {
         assert_int_equal(config_reply(f, request, NULL), 0);
+    } else if (vu_msg_desc(request)->answer == VU_ANSWER_INFLIGHT) {
+        struct vu_inflight_msg m;
+
+        assert_int_equal(inflight_reply(&m, sizeof(m)), -1);
+        assert_int_equal(m.mmap_size, 0);
     } else {
         reply(f, request);
     }
@@ -1146,7 +1553,7 @@ static void fds_where_none_belong(void **state)
         static const uint32_t size[VU_N_SHAPES] = {
             [VU_SHAPE_U64] = 8,        [VU_SHAPE_RING_FD] = 8, [VU_SHAPE_RING_STATE] = 8,
             [VU_SHAPE_RING_ADDR] = 40, [VU_SHAPE_TABLE] = 8,   [VU_SHAPE_REGION] = 40,
-            [VU_SHAPE_CONFIG] = 12};
+            [VU_SHAPE_CONFIG] = 12,    [VU_SHAPE_INFLIGHT] = 24};
         int two[] = {F.mem_fd, F.mem_fd};
 
         if (d->spoken) {
@@ -1914,7 +2321,6 @@ static void client_backs_off(void **state)
  * RINGWAY_SEED=n repeats a run.
  */
 
-static uint32_t rnd_state;
 
 static uint32_t rnd(uint32_t below)
 {
@@ -2067,6 +2473,10 @@ static void take_replies(struct front *f)
 
     while (recv(f->s, &r, sizeof(r), MSG_DONTWAIT) == sizeof(r)) {
         assert_int_equal(r.h.flags, 5);
+        if (r.h.request == VU_GET_INFLIGHT_FD) {
+            recv(f->s, &r, r.h.size - sizeof(r.v), MSG_DONTWAIT); /* its file is closed with it */
+            continue;
+        }
         assert_int_equal(r.h.size, 8);
     }
 }
@@ -2097,10 +2507,6 @@ static void random_conversations(void **state)
     }
     assert_true(F.own.n_starts > 1000);
     assert_true(info(&F).n_connects > 100);
-}
-
-static void quiet(enum log_level level, const char *line)
-{
 }
 
 int main(void)
@@ -2146,6 +2552,13 @@ int main(void)
         T(base_before_features),
         T(packed_base),
         T(packed_parts),
+        T(inflight_region),
+        T(inflight_region_split),
+        T(inflight_lies),
+        T(inflight_region_lies),
+        T(own_file),
+        T(own_file_of_others),
+        T(features_that_are_gone),
         T(logging_is_not_offered),
         T(one_answer_to_everything),
         T(not_spoken_here),
