@@ -19,12 +19,12 @@ struct csum {
 
 static ALWAYS_INLINE uint16_t csum_fold(uint64_t sum)
 {
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)sum;
+    /* a word and its halves changed over: the upper half is the sum of both, carry included */
+    sum += sum << 32 | sum >> 32;
+    uint32_t half = (uint32_t)(sum >> 32);
+
+    half += half << 16 | half >> 16;
+    return (uint16_t)(half >> 16);
 }
 
 /* Add the sum of the next len bytes, as the functions below give it. */
@@ -91,6 +91,16 @@ static ALWAYS_INLINE uint64_t csum_total(const struct csum_acc *a)
     return sum;
 }
 
+static ALWAYS_INLINE void csum_move_vector(struct csum_acc *a, uint8_t *d, const uint8_t *s)
+{
+    csum_lanes v = csum_load(s);
+
+    csum_take(a, v);
+    if (d) {
+        *(csum_lanes_una *)d = v;
+    }
+}
+
 /* What is shorter than a vector, or ends at an odd place behind some. */
 static ALWAYS_INLINE uint64_t csum_move_words(uint8_t *d, const uint8_t *s, uint32_t len)
 {
@@ -117,8 +127,52 @@ static ALWAYS_INLINE uint64_t csum_move_words(uint8_t *d, const uint8_t *s, uint
     return sum;
 }
 
-/* Sum len bytes at s, and move them to d unless it is NULL.  Bytes in front of the end may be read and
- * written twice, as in copy_bytes(): if the sender changes them meanwhile, its sum is wrong. */
+/* The same in whole vectors: n bytes, a multiple of CSUM_STEP. */
+static ALWAYS_INLINE void csum_move_vectors(struct csum_acc *a, uint8_t *d, const uint8_t *s, uint32_t n)
+{
+    uint32_t step = 4 * CSUM_STEP;
+
+    for (; n >= step; n -= step) {
+        csum_move_vector(a, d, s);
+        csum_move_vector(a, d ? d + CSUM_STEP : NULL, s + CSUM_STEP);
+        csum_move_vector(a, d ? d + 2 * CSUM_STEP : NULL, s + 2 * CSUM_STEP);
+        csum_move_vector(a, d ? d + 3 * CSUM_STEP : NULL, s + 3 * CSUM_STEP);
+        s += step;
+        d = d ? d + step : NULL;
+    }
+    for (; n; n -= CSUM_STEP) {
+        csum_move_vector(a, d, s);
+        s += CSUM_STEP;
+        d = d ? d + CSUM_STEP : NULL;
+    }
+}
+
+/* Add len bytes at s, and move them to d unless it is NULL; what is not in the accumulator is returned.
+ * Bytes in front of the end may be read and written twice, as in copy_bytes(): if the sender changes
+ * them meanwhile, its sum is wrong. */
+static ALWAYS_INLINE uint64_t csum_move_into(struct csum_acc *a, uint8_t *d, const uint8_t *s,
+                                             uint32_t len)
+{
+    const uint32_t rest = len % CSUM_STEP, whole = len - rest;
+
+    if (unlikely(!whole)) {
+        return csum_move_words(d, s, len);
+    }
+    csum_move_vectors(a, d, s, whole);
+    if (unlikely(rest & 1)) { /* the last vector would begin in the middle of a word */
+        return csum_move_words(d ? d + whole : NULL, s + whole, rest);
+    }
+    if (rest) {
+        csum_lanes v = csum_load(s + len - CSUM_STEP);
+
+        csum_take(a, v & *(const csum_lanes_una *)(csum_last + rest));
+        if (d) {
+            *(csum_lanes_una *)(d + len - CSUM_STEP) = v;
+        }
+    }
+    return 0;
+}
+
 static ALWAYS_INLINE uint64_t csum_move(uint8_t *d, const uint8_t *s, uint32_t len)
 {
     struct csum_acc a = {{0}, {0}};
@@ -126,40 +180,8 @@ static ALWAYS_INLINE uint64_t csum_move(uint8_t *d, const uint8_t *s, uint32_t l
     if (len < CSUM_STEP) {
         return csum_move_words(d, s, len);
     }
-    for (; len >= 2 * CSUM_STEP; len -= 2 * CSUM_STEP, s += 2 * CSUM_STEP) {
-        csum_lanes v = csum_load(s), w = csum_load(s + CSUM_STEP);
-
-        csum_take(&a, v);
-        csum_take(&a, w);
-        if (d) {
-            *(csum_lanes_una *)d = v;
-            *(csum_lanes_una *)(d + CSUM_STEP) = w;
-            d += 2 * CSUM_STEP;
-        }
-    }
-    if (len >= CSUM_STEP) {
-        csum_lanes v = csum_load(s);
-
-        csum_take(&a, v);
-        if (d) {
-            *(csum_lanes_una *)d = v;
-            d += CSUM_STEP;
-        }
-        len -= CSUM_STEP;
-        s += CSUM_STEP;
-    }
-    if (unlikely(len & 1)) { /* the last vector would begin in the middle of a word */
-        return csum_total(&a) + csum_move_words(d, s, len);
-    }
-    if (len) {
-        csum_lanes v = csum_load(s + len - CSUM_STEP);
-
-        csum_take(&a, v & *(const csum_lanes_una *)(csum_last + len));
-        if (d) {
-            *(csum_lanes_una *)(d + len - CSUM_STEP) = v;
-        }
-    }
-    return csum_total(&a);
+    uint64_t more = csum_move_into(&a, d, s, len);
+    return csum_total(&a) + more;
 }
 
 static ALWAYS_INLINE void csum_bytes(struct csum *c, const void *src, uint32_t len)

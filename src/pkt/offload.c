@@ -18,7 +18,6 @@
 #define IP_UDP 17
 #define IP_MAX_LEN 65535
 #define TCP_CSUM 16 /* of the checksum in its header */
-#define UDP_CSUM 6
 #define PORT_DHCP_CLIENT 68
 #define PORT_DHCPV6_CLIENT 546
 
@@ -199,7 +198,7 @@ static ALWAYS_INLINE bool csum_place_ok(const struct pkt *p, const struct pkt_l4
         return false;
     }
     if (at->l4 && start < at->l4 + 8u && (at->proto == IP_TCP || at->proto == IP_UDP)) {
-        return start == at->l4 && offset == (at->proto == IP_TCP ? TCP_CSUM : UDP_CSUM);
+        return start == at->l4 && offset == (at->proto == IP_TCP ? TCP_CSUM : OFFLOAD_UDP_SUM);
     }
     return true;
 }

@@ -49,6 +49,8 @@ int offload_parse(const char *text, uint16_t *mask);
 /* Into buf (64 bytes suffice); returns buf. */
 const char *offload_text(uint16_t mask, char *buf, size_t size);
 
+#define OFFLOAD_UDP_SUM 6 /* csum_offset of UDP, whose sum of 0 is stored as 0xffff (RFC 768) */
+
 #define IPV6_FRAGMENT_LEN 8 /* RFC 8200 4.5: the header that each fragment gets */
 
 /* Where the headers of a frame end: from its first n bytes, for any n. */

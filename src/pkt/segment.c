@@ -112,7 +112,7 @@ static void whole(struct segmenter *s, struct segment *out)
         out->h = (struct vnet_hdr){.num_buffers = 1};
         out->sum_from = s->h.csum_start;
         out->sum_at = (uint16_t)(s->h.csum_start + s->h.csum_offset);
-        out->sum_udp = s->h.csum_offset == 6;
+        out->sum_udp = s->h.csum_offset == OFFLOAD_UDP_SUM;
     }
     s->next = s->p->len;
 }

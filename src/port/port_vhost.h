@@ -108,6 +108,15 @@ struct tx_result {
                                 uint32_t *lens, struct tx_frame *f, struct tx_result *r);
 HOT_FOR_LEVELS(VHOST_OUT_DECLARE)
 
+/*
+ * A frame of one span at most from which only its checksum is missing (offload is OFFLOAD_CSUM), to d,
+ * where there is room for it behind a header of VNET_HDR_LEN bytes: two copies, as a plain frame, of
+ * which the second is summed.  False, and nothing done, if the snapshot ends within a word.
+ */
+#define VHOST_OUT_SUMMED_DECLARE(level)                                                            \
+    bool port_vhost_out_summed_##level(uint8_t *d, const struct pkt *p);
+HOT_FOR_LEVELS(VHOST_OUT_SUMMED_DECLARE)
+
 /* The callbacks that move frames, once per machine level; contracts in port.h. */
 #define VHOST_HOT_DECLARE(level)                                                                   \
     uint32_t port_vhost_rx_##level(struct rxq *q, struct batch *b, struct wctx *w);                \

@@ -235,7 +235,7 @@ static NOINLINE bool rx_special(struct port *port, const struct vq *vq, struct p
     if (r == OFFLOADED) {
         struct vnet_hdr said = {0};
 
-        memcpy(&said, p->data - vq->hdr_len, vq->hdr_len);
+        memcpy(&said, p->data - vq->hdr_len, VNET_HDR_LEN_LEGACY); /* num_buffers means nothing here */
         r = offload_check(p, &said, vq->sends); /* DROP_N is LENT */
     }
     if (r == LENT) {
@@ -508,6 +508,13 @@ struct tx_sum {
     bool need_more;
 };
 
+/* Nothing but a checksum to be completed, in a frame of one span at most. */
+static ALWAYS_INLINE bool only_sum(uint32_t shape)
+{
+    static_assert(OFFLOAD_CSUM == 1, "the lowest bit above n_spans");
+    return shape - ((uint32_t)OFFLOAD_CSUM << 16) <= 1;
+}
+
 /*
  * Frames that go out in two copies at most, each into one run: up to n of them into as many chains.
  * Returns how many it was before the first one that is something else.  shape_mask: the bits of
@@ -527,10 +534,14 @@ static ALWAYS_INLINE uint32_t tx_fast(const struct batch *b, const uint8_t *idx,
         uint8_t *d = GUEST_PTR(uint8_t, run[i]);
 
         prefetch_write(run[i + AHEAD]);
-        if (unlikely(!d || need > c->seg.len || shape > 1)) {
+        if (unlikely(!d || need > c->seg.len)) {
             break;
         }
-        if (likely(!shape)) {
+        if (unlikely(shape > 1)) {
+            if (!only_sum(shape) || !HOT(port_vhost_out_summed)(d, p)) {
+                break;
+            }
+        } else if (likely(!shape)) {
             copy_bytes(d, p->data - VNET_HDR_LEN, need);
         } else {
             uint32_t head = VNET_HDR_LEN + p->snap_len;

@@ -163,6 +163,32 @@ static ALWAYS_INLINE bool out_flat(struct vq *vq, const struct gmem *mem, const 
     return true;
 }
 
+bool HOT(port_vhost_out_summed)(uint8_t *d, const struct pkt *p)
+{
+    static const struct vnet_hdr plain = {.num_buffers = 1};
+    const uint32_t head = VNET_HDR_LEN + p->snap_len;
+    struct csum_acc acc = {{0}, {0}};
+    struct csum sum = {0};
+    struct vnet_hdr said;
+
+    memcpy(&said, p->data - VNET_HDR_LEN, sizeof(said));
+    uint32_t summed = p->snap_len - said.csum_start; /* the field lies in it: offload_check() */
+    if (unlikely(summed & 1 && p->n_spans)) {
+        return false;
+    }
+    copy_bytes(d, p->data - VNET_HDR_LEN, head);
+    sum.sum = csum_move_into(&acc, NULL, p->data + said.csum_start, summed);
+    if (likely(p->n_spans)) {
+        COPY_ACCOUNT(p->span.len);
+        sum.sum += csum_move_into(&acc, d + head, GUEST_PTR(const uint8_t, p->span.p), p->span.len);
+    }
+    sum.sum += csum_total(&acc);
+    uint16_t field = csum_field(&sum, said.csum_offset == OFFLOAD_UDP_SUM);
+    memcpy(d, &plain, VNET_HDR_LEN);
+    memcpy(d + VNET_HDR_LEN + said.csum_start + said.csum_offset, &field, sizeof(field));
+    return true;
+}
+
 /* port_vhost_hot.c prefetched the first ones of the burst. */
 static ALWAYS_INLINE void prefetch_chain(const struct vq *vq, const struct gmem *mem,
                                          const struct ring_burst *rb, uint32_t i)
