@@ -47,6 +47,8 @@ static const char usage[] =
     "  --rotate               write addresses and sequence numbers into each frame\n"
     "  --guest plain|linux    linux: mergeable 1.5 KiB buffers, event index (plain)\n"
     "  --packed               rings in the packed layout\n"
+    "  --write-rings          write split rings as drivers do: descriptors and avail entries each time\n"
+    "                         (else once; packed rings are always written)\n"
     "  --verify               check content and order of every frame\n"
     "  --tcp plain|csum|tso   TCP frames, headers and order always checked; left to be done: nothing,\n"
     "                         the checksum, segmenting to 1514 B (--verify: all payload checked)\n"
@@ -102,6 +104,7 @@ enum opt {
     OPT_ROTATE,
     OPT_GUEST,
     OPT_PACKED,
+    OPT_WRITE_RINGS,
     OPT_VERIFY,
     OPT_TCP,
     OPT_TAKEN,
@@ -128,7 +131,7 @@ static const struct option long_opts[] = {
     {"ring", 1, NULL, OPT_RING},           {"pairs", 1, NULL, OPT_PAIRS},
     {"both", 0, NULL, OPT_BOTH},           {"macs", 1, NULL, OPT_MACS},
     {"rotate", 0, NULL, OPT_ROTATE},       {"guest", 1, NULL, OPT_GUEST},
-    {"packed", 0, NULL, OPT_PACKED},
+    {"packed", 0, NULL, OPT_PACKED},       {"write-rings", 0, NULL, OPT_WRITE_RINGS},
     {"verify", 0, NULL, OPT_VERIFY},       {"latency", 2, NULL, OPT_LATENCY},
     {"sleep-latency", 0, NULL, OPT_SLEEP}, {"suite", 2, NULL, OPT_SUITE},
     {"tcp", 1, NULL, OPT_TCP},             {"taken", 0, NULL, OPT_TAKEN},
@@ -262,6 +265,9 @@ static int take_option(struct cmd *c, int opt, char *arg)
         return -1;
     case OPT_PACKED:
         c->def.packed = true;
+        return -1;
+    case OPT_WRITE_RINGS:
+        c->def.write_rings = true;
         return -1;
     case OPT_VERIFY:
         c->def.verify = true;
@@ -444,10 +450,11 @@ static void run_one(struct cmd *c, struct report *r)
     static const char *const tcp[] = {"", "plain TCP ", "TCP NEEDS_CSUM ", "TSO "};
     char title[192];
 
-    snprintf(title, sizeof(title), "%u B %sframes%s, rings of %u, %u pair%s, %s, %u addresses%s%s%s",
+    snprintf(title, sizeof(title), "%u B %sframes%s, rings of %u, %u pair%s, %s, %u addresses%s%s%s%s",
              c->def.frame, tcp[c->def.tcp], c->def.taken ? " taken as they are" : "", c->def.num, c->def.n_pairs, c->def.n_pairs == 1 ? "" : "s",
              c->def.both ? "both ways" : "one way", c->def.n_macs,
              c->def.linux_guest ? ", Linux-like guests" : "", c->def.packed ? ", packed" : "",
+             c->def.write_rings ? ", rings written each time" : "",
              c->def.verify ? ", verified" : "");
     d.title = title;
     for (unsigned k = 0; k < PEER_N_KINDS; k++) {

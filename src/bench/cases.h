@@ -19,7 +19,7 @@ struct subject_def {
     uint32_t frame, num;
     unsigned n_pairs;
     uint32_t n_macs;
-    bool rotate, both, verify, linux_guest, packed;
+    bool rotate, both, verify, linux_guest, packed, write_rings;
     enum gen_tcp tcp;
     bool taken;
     const char *vdev; /* testpmd: more options of its ports */

@@ -106,6 +106,7 @@ static int make_side(struct gen *g, uint32_t i, struct err *e)
         .features_required = g->features,
         .n_rings = 2,
         .num = g->c.num,
+        .rewrite = g->c.write_rings,
         .buf_bytes = (uint64_t)g->c.num * g->rx_stride + (uint64_t)g->n_tx * g->tx_stride,
         .timeout_ms = g->c.timeout_ms,
     };

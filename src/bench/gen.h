@@ -54,6 +54,7 @@ struct gen_conf {
     bool verify;      /* check content and order of every frame; TCP: see gen_tcp.c */
     bool linux_guest; /* MRG_RXBUF, EVENT_IDX, INDIRECT_DESC */
     bool packed;      /* rings in the packed layout */
+    bool write_rings; /* split: write descriptors and avail entries each time a buffer is posted */
     enum gen_tcp tcp;
     bool taken; /* receivers negotiate what the frames carry */
     unsigned timeout_ms;

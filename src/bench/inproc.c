@@ -75,6 +75,7 @@ static int start(struct inproc *p, const struct subject_def *def, unsigned worke
                           .verify = def->verify,
                           .linux_guest = def->linux_guest,
                           .packed = def->packed,
+                          .write_rings = def->write_rings,
                           .tcp = def->tcp,
                           .taken = def->taken,
                           .timeout_ms = 60000,

@@ -65,7 +65,7 @@ int ring_drv_init(struct ring_drv *r, const struct ring_drv_setup *s)
     };
     r->slot = aligned_alloc(CACHE_LINE, (s->num * sizeof(*r->slot) + 63) & ~63ul);
     r->free = calloc(free_num, sizeof(*r->free));
-    r->table = packed ? calloc(s->num, sizeof(*r->table)) : r->desc;
+    r->table = packed || s->rewrite ? calloc(s->num, sizeof(*r->table)) : r->desc;
     if (!r->slot || !r->free || !r->table) {
         ring_drv_fini(r);
         return -ENOMEM;
@@ -113,7 +113,7 @@ void ring_drv_fini(struct ring_drv *r)
 {
     free(r->slot);
     free(r->free);
-    if (r->layout == RING_PACKED) {
+    if (r->table != r->desc) {
         free(r->table);
     }
     r->slot = NULL;

@@ -14,7 +14,9 @@
  * is why held exists: in the split layout, whoever always posts the same buffers never writes a
  * descriptor twice, and with a device that completes in order not even an avail entry changes, so its
  * cache lines stay shared.  In the packed layout the descriptors of a chain are written each time it
- * is posted, from a private table of the same form as the split layout's.
+ * is posted, from a private table of the same form as the split layout's; in the split layout too if
+ * setup.rewrite is set, with their avail entries: that is what a driver does that knows no buffer in
+ * advance.
  *
  * Distrust.  The device may write anything anywhere in the ring.  What the driver needs to know it
  * keeps in private memory (struct ring_drv_slot); a used entry is read once and checked: the id is
@@ -89,7 +91,7 @@ struct ring_drv {
         struct vring_used *used; /* device area */
         struct vring_packed_event *device_event;
     };
-    struct vring_desc *table;   /* [num] chains, linked by `next`; split: desc; packed: private */
+    struct vring_desc *table;   /* [num] chains, linked by `next`; private, or desc itself */
     struct ring_drv_slot *slot; /* [num] */
     uint16_t *free;             /* ring of free descriptors, oldest first */
     uint32_t num, free_mask;    /* free_mask + 1: entries of free[]; num, if that is a power of two */
@@ -120,6 +122,7 @@ struct ring_drv_setup {
     uint32_t num;   /* <= 32768; split: a power of two */
     uint16_t base;  /* as in struct ring_setup; ring_drv_fresh() for a fresh ring */
     bool event_idx; /* VIRTIO_F_EVENT_IDX negotiated */
+    bool rewrite;   /* split: write descriptors and avail entries each time a chain is posted */
 };
 
 static inline uint16_t ring_drv_fresh(enum ring_layout l)

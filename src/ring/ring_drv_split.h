@@ -18,12 +18,31 @@ static ALWAYS_INLINE const uint16_t *split_drv_avail_event(const struct ring_drv
     return (const uint16_t *)&r->used->ring[r->num];
 }
 
-/* The next avail entry is id. Written only where it changes: see "held" in ring_drv.h. */
+/* Do chains come from a private table each time? See "held" in ring_drv.h. */
+static ALWAYS_INLINE bool split_drv_rewrites(const struct ring_drv *r)
+{
+    return r->table != r->desc;
+}
+
+/* Write the descriptors of a chain, each in one store. */
+static ALWAYS_INLINE void split_drv_put(struct ring_drv *r, uint16_t id)
+{
+    typedef uint64_t v2 __attribute__((vector_size(16), aligned(8), may_alias));
+
+    for (; id != RING_DRV_NONE; id = r->slot[id].next) {
+        *(volatile v2 *)&r->desc[id] = *(const v2 *)&r->table[id];
+    }
+}
+
+/* The next avail entry is id. Written only where it changes, unless all is written each time. */
 static ALWAYS_INLINE void split_drv_offer(struct ring_drv *r, uint16_t id)
 {
     uint16_t *entry = &r->avail->ring[r->avail_idx++ & (r->num - 1)];
 
-    if (unlikely(read_once(entry) != id)) {
+    if (split_drv_rewrites(r)) {
+        split_drv_put(r, id);
+        write_once(entry, id);
+    } else if (unlikely(read_once(entry) != id)) {
         write_once(entry, id);
     }
     r->slot[id].state = RING_DRV_POSTED;
@@ -80,6 +99,7 @@ static ALWAYS_INLINE uint32_t split_drv_reap(struct ring_drv *r, struct ring_drv
 static ALWAYS_INLINE uint32_t split_drv_recycle(struct ring_drv *r, uint32_t max, uint64_t *bytes)
 {
     const uint32_t n = split_drv_have(r, max), mask = r->num - 1;
+    const bool rewrites = split_drv_rewrites(r);
     uint64_t sum = 0;
     uint32_t i;
 
@@ -91,6 +111,10 @@ static ALWAYS_INLINE uint32_t split_drv_recycle(struct ring_drv *r, uint32_t max
         /* In order, and all chains posted: the entry that comes back is the one to be written. */
         if (likely(id == read_once(&r->avail->ring[at]) && (r->avail_idx & mask) == at) &&
             likely(id < r->num && (!bytes || len <= r->slot[id].room))) {
+            if (rewrites) {
+                split_drv_put(r, (uint16_t)id);
+                write_once(&r->avail->ring[at], (uint16_t)id);
+            }
             r->avail_idx++;
         } else {
             struct ring_drv_used u;

@@ -397,7 +397,8 @@ int vu_fe_reset_rings(struct vu_fe *fe, struct err *e)
                                    .base = ring_drv_fresh(fe_layout(fe)),
                                    .mem = fe->base + i * fe->ring_stride,
                                    .num = fe->conf.num,
-                                   .event_idx = fe->features & VIRTIO_BIT(F_EVENT_IDX)};
+                                   .event_idx = fe->features & VIRTIO_BIT(F_EVENT_IDX),
+                                   .rewrite = fe->conf.rewrite};
         ring_drv_fini(&fe->ring[i].drv);
         int r = ring_drv_init(&fe->ring[i].drv, &s);
         if (r) {

@@ -38,6 +38,7 @@ struct vu_fe_conf {
     uint64_t protocol_features; /* 0: VU_FE_PROTOCOL */
     unsigned n_rings;           /* even ones receive, odd ones transmit */
     uint32_t num;               /* size of each ring; a power of two, unless packed */
+    bool rewrite;               /* see struct ring_drv_setup */
     uint64_t buf_bytes;         /* packet memory for the user */
     bool sparse;                /* pages of it come when they are touched */
     unsigned n_regions;         /* memory regions it is cut into, 1..VU_FE_MAX_REGIONS; 0: 1 */
