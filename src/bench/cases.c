@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "bench/limit.h"
+#include "bench/queues.h"
 
 #define VS_PEERS(f, n)                                                                             \
     .n_subjects = 4, .subject = {{"ringway", PEER_RINGWAY, f, n, 1, 2},                            \
@@ -26,6 +27,9 @@
 
 /* Linux-like guests, one pair, one way */
 #define TCP(frame) frame, 256, 1, 2, .linux_guest = true
+
+/* Frames get their tag on the way out: from an access port to a trunk. */
+static const char *const access_trunk[2] = {"=vhost-user,vlan=10", "=vhost-user,trunk=10"};
 
 /* Whoever drives packed rings writes each descriptor; compared with one that writes split rings as
  * drivers do, and, for what it tells, with one that writes them only once. */
@@ -92,6 +96,19 @@ const struct case_def bench_cases[] = {
      .bar = {{0, 1, 0.75}}},
     {"packed-60", "60 B frames, packed rings of 256, one pair", PACKED(60)},
     {"packed-1514", "1514 B frames, packed rings of 256, one pair", PACKED(1514)},
+    {"vlan",
+     "60 B frames from an access port to a trunk, against ports without VLANs, in bytes, tag included",
+     .n_subjects = 2,
+     .subject = {{"ringway, access to trunk", PEER_RINGWAY, 60, 256, 1, 2, .port = access_trunk,
+                  .odd_vid = 10},
+                 {"ringway, no VLANs", PEER_RINGWAY, 60, 256, 1, 2}},
+     .bar = {{0, 1}}},
+    {"queues", "many flows both ways between two ports, order and ring checked: four queue pairs each, "
+               "against one",
+     .n_subjects = 2,
+     .subject = {{"ringway, 4 pairs", PEER_RINGWAY, 60, 256, 1, 2, .queues = 4},
+                 {"ringway, 1 pair", PEER_RINGWAY, 60, 256, 1, 2, .queues = 1}},
+     .bar = {{0, 1}}},
     {"both-ways", "60 B frames, rings of 256, one pair, both ways", VS_PEERS(60, 256),
      .bar = {{0}}},
     {NULL}};
@@ -102,6 +119,7 @@ struct live {
     const struct subject_def *def;
     struct peer *peer;
     struct gen *gen;
+    struct qgen *qgen; /* instead of gen, if def->queues is set */
     pid_t limit; /* 0: none */
     struct series mpps, gbps, p50, p99;
     struct gen_rate sum;
@@ -134,8 +152,10 @@ static void end(struct live *l)
         l->limit = 0;
     }
     gen_destroy(l->gen);
+    qgen_destroy(l->qgen);
     peer_stop(l->peer);
     l->gen = NULL;
+    l->qgen = NULL;
     l->peer = NULL;
 }
 
@@ -149,6 +169,18 @@ static void fail(struct live *l, const struct err *e)
     end(l);
 }
 
+/* The generator for several queues, connected. */
+static int begin_queues(struct live *l, struct err *e)
+{
+    struct qgen_conf qc = {.path = peer_sockets(l->peer),
+                           .queues = l->def->queues,
+                           .num = l->def->num,
+                           .timeout_ms = 20000};
+    int r = qgen_create(&l->qgen, &qc, e);
+
+    return r ? r : qgen_connect(l->qgen, e);
+}
+
 static int begin(struct live *l, const struct bench_opts *o, struct err *e)
 {
     static const char *const no_path[2 * GEN_MAX_PAIRS];
@@ -157,6 +189,7 @@ static int begin(struct live *l, const struct bench_opts *o, struct err *e)
                            .n_ports = 2 * d->n_pairs,
                            .switch_cpu = o->switch_cpu,
                            .vdev = d->vdev,
+                           .port = d->port,
                            .program = o->program};
     struct gen_conf gc = {.n_pairs = d->n_pairs,
                           .frame = d->frame,
@@ -168,6 +201,7 @@ static int begin(struct live *l, const struct bench_opts *o, struct err *e)
                           .linux_guest = d->linux_guest,
                           .packed = d->packed,
                           .write_rings = d->write_rings,
+                          .odd_vid = d->odd_vid,
                           .tcp = d->tcp,
                           .taken = d->taken,
                           .timeout_ms = 20000};
@@ -185,6 +219,9 @@ static int begin(struct live *l, const struct bench_opts *o, struct err *e)
         }
         gc.path = peer_sockets(l->peer);
         gc.server = peer_dials(l->peer);
+    }
+    if (d->queues) {
+        return begin_queues(l, e);
     }
     r = gen_create(&l->gen, &gc, e);
     if (!r && d->kind == PEER_LIMIT && !o->sockets) {
@@ -217,7 +254,24 @@ static void start_all(struct live *l, unsigned n, const struct bench_opts *o)
 static int wake(struct live *l, struct err *e)
 {
     go(l);
-    return l->def->n_macs <= 2 ? gen_learn(l->gen, e) : 0;
+    return l->gen && l->def->n_macs <= 2 ? gen_learn(l->gen, e) : 0;
+}
+
+#define QUEUES_PPS 5e6 /* about what comes through; that generator counts frames, not seconds */
+
+static int run_queues(struct live *l, double seconds, struct gen_rate *out, struct err *e)
+{
+    struct qgen_sum sum = {0};
+    int r = qgen_run(l->qgen, (uint64_t)(seconds * QUEUES_PPS), &sum, e);
+
+    *out = (struct gen_rate){.seconds = sum.seconds,
+                             .rx_frames = sum.received,
+                             .rx_bytes = sum.received * l->def->frame,
+                             .tx_frames = sum.sent,
+                             .lost = sum.sent - sum.received,
+                             .bad_content = sum.bad_frame,
+                             .bad_order = sum.bad_order + sum.bad_ring};
+    return r;
 }
 
 static void add_up(struct gen_rate *sum, const struct gen_rate *r)
@@ -240,7 +294,9 @@ static void measure(struct live *l, const struct bench_opts *o)
         return;
     }
     int r = wake(l, &e);
-    r = r ? r : gen_run(l->gen, o->seconds, &rate, &e);
+    if (!r) {
+        r = l->qgen ? run_queues(l, o->seconds, &rate, &e) : gen_run(l->gen, o->seconds, &rate, &e);
+    }
     if (r) {
         fail(l, &e);
         return;
@@ -321,6 +377,8 @@ void case_run(const struct case_def *c, const struct bench_opts *o, struct repor
 
 /* ---- round trips ---- */
 
+#define SLEEP_SAMPLES 50
+
 static void measure_latency(struct live *l, const struct bench_opts *o, unsigned idle_ms)
 {
     struct err e = {0};
@@ -330,7 +388,7 @@ static void measure_latency(struct live *l, const struct bench_opts *o, unsigned
     }
     int r = wake(l, &e);
     if (!r && idle_ms) {
-        r = gen_sleep_latency(l->gen, idle_ms, 50, &l->last, &e);
+        r = gen_sleep_latency(l->gen, idle_ms, SLEEP_SAMPLES, &l->last, &e);
     } else if (!r) {
         r = gen_latency(l->gen, o->latency_rate, o->seconds, &l->last, &e);
     }
@@ -346,10 +404,41 @@ static void measure_latency(struct live *l, const struct bench_opts *o, unsigned
     series_add(&l->p99, l->last.p99);
 }
 
+/* With all switches asleep or held: the bound of the machine for a round trip out of sleep. */
+static void measure_wake(struct live *l, const struct bench_opts *o, unsigned idle_ms)
+{
+    struct err e = {0};
+
+    if (l->missing || gen_interrupted) {
+        return;
+    }
+    if (gen_bare_wake(o->switch_cpu, idle_ms, SLEEP_SAMPLES, &l->last, &e)) {
+        fail(l, &e);
+        return;
+    }
+    series_add(&l->p50, l->last.p50);
+    series_add(&l->p99, l->last.p99);
+}
+
+static void show_wake(struct live *wake, const struct live *first, struct report *r)
+{
+    static const char label[] = "a wake-up alone";
+
+    if (wake->missing || !wake->p50.n) {
+        report_missing(r, label, wake->missing ? wake->why : "interrupted");
+        return;
+    }
+    report_latency(r, label, &wake->p50, &wake->p99, &wake->last);
+    struct series ratio = series_ratio(&first->p50, &wake->p50);
+    report_bar(r, &(struct report_bar){
+                      .text = "round trip / a wake-up alone", .unit = "x", .value = &ratio});
+}
+
 void latency_run(const struct subject_def *def, unsigned n, const struct bench_opts *o,
                  unsigned idle_ms, double at_most_us, struct report *r)
 {
     struct live *l = calloc(n, sizeof(*l));
+    struct live wake = {0};
 
     for (unsigned i = 0; l && i < n; i++) {
         l[i].def = &def[i];
@@ -360,6 +449,9 @@ void latency_run(const struct subject_def *def, unsigned n, const struct bench_o
         for (unsigned i = 0; i < n && !gen_interrupted; i++) {
             measure_latency(&l[(round + i) % n], o, idle_ms);
         }
+        if (idle_ms) {
+            measure_wake(&wake, o, idle_ms);
+        }
     }
     for (unsigned i = 0; i < n; i++) {
         if (l[i].missing || !l[i].p50.n) {
@@ -367,6 +459,9 @@ void latency_run(const struct subject_def *def, unsigned n, const struct bench_o
         } else {
             report_latency(r, def[i].label, &l[i].p50, &l[i].p99, &l[i].last);
         }
+    }
+    if (n && idle_ms) {
+        show_wake(&wake, &l[0], r);
     }
     if (n && at_most_us > 0) {
         struct series us = {0};

@@ -23,6 +23,9 @@ struct subject_def {
     enum gen_tcp tcp;
     bool taken;
     const char *vdev; /* testpmd: more options of its ports */
+    const char *const *port; /* ringway: behind the name of even and odd ports */
+    uint16_t odd_vid;        /* what odd ports send is tagged */
+    unsigned queues;         /* pairs per port, many flows, both ways (queues.h); 0: one, and gen.h */
 };
 
 /* median over rounds of (subject a / subject b), in bytes per second */

@@ -55,6 +55,7 @@ struct gen_conf {
     bool linux_guest; /* MRG_RXBUF, EVENT_IDX, INDIRECT_DESC */
     bool packed;      /* rings in the packed layout */
     bool write_rings; /* split: write descriptors and avail entries each time a buffer is posted */
+    uint16_t odd_vid; /* odd ports learn, and are learnt, in this VLAN by its tag; 0: no tags. One way */
     enum gen_tcp tcp;
     bool taken; /* receivers negotiate what the frames carry */
     unsigned timeout_ms;
@@ -100,6 +101,8 @@ int gen_latency(struct gen *g, double rate, double seconds, struct gen_latency *
 /* The same with one frame at a time, after idle_ms without any. */
 int gen_sleep_latency(struct gen *g, unsigned idle_ms, unsigned samples, struct gen_latency *out,
                       struct err *e);
+/* What a wake-up alone costs: a thread on this CPU that sleeps as a worker does, and answers. */
+int gen_bare_wake(int cpu, unsigned idle_ms, unsigned samples, struct gen_latency *out, struct err *e);
 /* Set by a signal handler: all of the above return -EINTR soon. */
 extern volatile bool gen_interrupted;
 

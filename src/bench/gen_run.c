@@ -142,6 +142,12 @@ int gen_learn(struct gen *g, struct err *e)
 
                 gen_put_mac(p, g->side[i ^ 1].port, 0);
                 gen_put_mac(p + 6, s->port, sent[i]++);
+                if (g->c.odd_vid && i % 2) {
+                    const uint8_t tag[4] = {0x81, 0, (uint8_t)(g->c.odd_vid >> 8),
+                                            (uint8_t)g->c.odd_vid};
+
+                    memcpy(p + 12, tag, sizeof(tag));
+                }
                 gen_send(s, (uint16_t)id);
             }
             gen_publish(s, s->tx);

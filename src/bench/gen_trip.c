@@ -6,8 +6,13 @@
 #include "bench/gen_int.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 struct trip {
     struct gen *g;
@@ -148,4 +153,84 @@ int gen_sleep_latency(struct gen *g, unsigned idle_ms, unsigned samples, struct 
         r = gen_check(g, e);
     }
     return trip_end(&t, out, r, e);
+}
+
+/* ---- what a wake-up alone costs here ------------------------------------------------------------ */
+
+struct sleeper {
+    int efd, epfd, cpu;
+    uint64_t asked CACHE_ALIGNED, answered CACHE_ALIGNED;
+};
+
+#define SLEEPER_ENDS UINT64_MAX
+
+/* A worker without any work: sleeps as one does, and says that it is awake. */
+static void *sleeper_main(void *arg)
+{
+    struct sleeper *s = arg;
+    struct epoll_event ev;
+    cpu_set_t set;
+
+    CPU_ZERO(&set);
+    CPU_SET(s->cpu, &set);
+    pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+    for (uint64_t asked = 0; asked != SLEEPER_ENDS;) {
+        if (epoll_wait(s->epfd, &ev, 1, -1) > 0) {
+            asked = load_acquire(&s->asked);
+            store_release(&s->answered, asked);
+        }
+    }
+    return NULL;
+}
+
+static void sleeper_ask(struct sleeper *s, uint64_t n)
+{
+    uint64_t one = 1;
+
+    store_release(&s->asked, n);
+    ssize_t r = write(s->efd, &one, sizeof(one)); /* full: it is awake already */
+    (void)r;
+}
+
+static void sleeper_sample(struct sleeper *s, unsigned idle_ms, struct trip *t)
+{
+    const double ms = ticks_per_ns() * 1e6;
+    uint64_t t0 = ticks(), now = t0;
+
+    while (ticks() - t0 < (uint64_t)(idle_ms * ms) && !gen_interrupted) {
+        cpu_relax();
+    }
+    t0 = ticks();
+    sleeper_ask(s, ++t->sent);
+    while (load_acquire(&s->answered) != t->sent && now - t0 < (uint64_t)(1000 * ms)) {
+        now = ticks();
+    }
+    t->ns[t->n++] = (uint32_t)MIN((double)(ticks() - t0) / ticks_per_ns(), 4e9);
+}
+
+int gen_bare_wake(int cpu, unsigned idle_ms, unsigned samples, struct gen_latency *out, struct err *e)
+{
+    struct sleeper s = {.efd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC),
+                        .epfd = epoll_create1(EPOLL_CLOEXEC),
+                        .cpu = cpu};
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET};
+    struct trip t = {.max = samples, .ns = calloc(samples, sizeof(uint32_t))};
+    pthread_t thread;
+    int r = 0;
+
+    if (!t.ns || s.efd < 0 || s.epfd < 0 || epoll_ctl(s.epfd, EPOLL_CTL_ADD, s.efd, &ev) ||
+        pthread_create(&thread, NULL, sleeper_main, &s)) {
+        r = err_set(e, -ENOMEM, "no thread, or no memory, for a bare wake-up");
+    } else {
+        while (t.n < samples && !gen_interrupted) {
+            sleeper_sample(&s, idle_ms, &t);
+        }
+        sleeper_ask(&s, SLEEPER_ENDS);
+        pthread_join(thread, NULL);
+        percentiles(&t, out);
+    }
+    close(s.efd);
+    close(s.epfd);
+    free(t.ns);
+    return r;
 }

@@ -326,7 +326,7 @@ static int start_ringway(struct peer *p, struct err *e)
     add(&a, "--workers");
     add(&a, "%d", p->c.switch_cpu);
     for (unsigned i = 0; i < p->c.n_ports; i++) {
-        add(&a, "p%u", i);
+        add(&a, "p%u%s", i, p->c.port ? p->c.port[i % 2] : "");
     }
     r = keep(p, &(struct spawn){.args = &a, .log = p->log, .stdin_fd = -1}, e);
     args_free(&a);

@@ -25,6 +25,7 @@ struct peer_conf {
     unsigned n_ports;
     int switch_cpu;      /* where its worker runs */
     const char *vdev;    /* testpmd: more options of net_vhost, with a comma in front; NULL */
+    const char *const *port; /* ringway: behind the name of even and odd ports; NULL */
     const char *program; /* ringway: what to run instead of this executable; NULL */
 };
 
