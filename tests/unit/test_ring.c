@@ -12,6 +12,8 @@
 
 #include <cmocka.h>
 
+#include "ring/ring_drv.h"
+
 #define L RING_SPLIT
 #define GPA 0x100000ull /* guest-physical address of mem[0] */
 
@@ -656,6 +658,52 @@ static void test_arm_and_disarm(void **state)
     assert_true(ring_dev_arm(L, &r));
 }
 
+/* A driver that always posts the same buffers writes its descriptors once, or each time: chains of so
+ * many segments, as many as there is room for. */
+static void expect_rewrites(bool rewrite, unsigned segs)
+{
+    enum { N = 8 };
+    const uint32_t chains = N / segs;
+    struct ring_seg seg[2] = {{.addr = GPA, .len = 60}, {.addr = GPA + 60, .len = 40}};
+    struct ring_drv_setup s = {.layout = L, .mem = &g, .num = N, .rewrite = rewrite};
+    struct ring_drv d;
+    uint64_t bytes = 0;
+
+    assert_int_equal(ring_drv_init(&d, &s), 0);
+    for (unsigned i = 0; i < chains; i++) {
+        assert_int_equal(ring_drv_add(L, &d, seg, 0, segs, NULL), i * segs);
+    }
+    ring_drv_publish(L, &d);
+    for (unsigned lap = 1; lap <= 3; lap++) {
+        memset(d.desc, 0xff, N * sizeof(*d.desc));
+        for (unsigned i = 0; i < chains; i++) {
+            d.used->ring[d.used->idx++ % N] = (struct vring_used_elem){i * segs, 60};
+        }
+        assert_int_equal(ring_drv_recycle(L, &d, 64, &bytes), chains);
+        ring_drv_publish(L, &d);
+        assert_int_equal(d.avail->idx, (lap + 1) * chains);
+        for (unsigned i = 0; i < N; i++) {
+            uint16_t flags = VRING_DESC_F_WRITE | ((i + 1) % segs ? VRING_DESC_F_NEXT : 0);
+
+            assert_int_equal(d.desc[i].len, rewrite ? seg[i % segs].len : 0xffffffff);
+            assert_int_equal(d.desc[i].flags, rewrite ? flags : 0xffff);
+            assert_int_equal(d.desc[i].addr, rewrite ? seg[i % segs].addr : UINT64_MAX);
+        }
+    }
+    assert_int_equal(bytes, 3 * chains * 60);
+    assert_int_equal(d.broken, RING_DRV_FAULT_NONE);
+    ring_drv_fini(&d);
+}
+
+static void test_driver_rewrites(void **state)
+{
+    (void)state;
+    for (unsigned segs = 1; segs <= 2; segs++) {
+        expect_rewrites(false, segs);
+        expect_rewrites(true, segs);
+    }
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -673,6 +721,7 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_driver_rewrites),
         cmocka_unit_test(test_avail_jump),
         cmocka_unit_test(test_avail_runs_backwards),
         cmocka_unit_test(test_head_range),
