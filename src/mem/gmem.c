@@ -222,14 +222,15 @@ static int check_file(const struct gmem_region_desc *d, enum gmem_fs_policy fs, 
     if (!S_ISREG(st.st_mode)) {
         return err_set(e, -EINVAL, "%s: memory fd is not a file; use memory-backend-memfd", who);
     }
-    bool memory = sf.f_type == TMPFS_MAGIC || sf.f_type == HUGETLBFS_MAGIC;
+    const unsigned long type = (unsigned long)sf.f_type;
+    bool memory = type == TMPFS_MAGIC || type == HUGETLBFS_MAGIC;
     if (!memory && fs != GMEM_FS_ANY) {
         return err_set(e, -EPERM,
                        "%s: memory file is on a file system of type 0x%lx, where a page fault can "
                        "block; use memfd, tmpfs or hugetlbfs, or set any-fs on the port",
-                       who, (unsigned long)sf.f_type);
+                       who, type);
     }
-    *page = sf.f_type == HUGETLBFS_MAGIC ? (uint64_t)sf.f_bsize : (uint64_t)sysconf(_SC_PAGESIZE);
+    *page = type == HUGETLBFS_MAGIC ? (uint64_t)sf.f_bsize : (uint64_t)sysconf(_SC_PAGESIZE);
     if ((uint64_t)st.st_size < end) {
         return err_set(e, -EINVAL, "%s: memory file has %llu bytes, the region needs %llu", who,
                        (unsigned long long)st.st_size, (unsigned long long)end);
@@ -262,6 +263,11 @@ static int map_region(struct gmem_region *r, const struct gmem_region_desc *d,
     /* From the page that holds fd_offset to the page that holds the end: hugetlbfs insists. */
     uint64_t from = d->fd_offset / page * page;
     uint64_t len = (end - from + page - 1) / page * page;
+    if (len != (size_t)len) { /* a 32-bit process: never map less than what is said to be there */
+        rc = err_set(e, -ENOMEM, "%s: 0x%llx bytes of memory do not fit into a 32-bit process; use a "
+                     "64-bit build, or less memory for the guest", who, (unsigned long long)len);
+        goto out;
+    }
 
     rc = slot_claim(&m, owner, len, who, e);
     if (rc) {

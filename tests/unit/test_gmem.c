@@ -441,8 +441,25 @@ static void test_slots_are_bounded(void **state)
         many[i] = desc(i * 2 * PAGE, PAGE, i * 2 * PAGE, 0, memory_file(PAGE));
     }
     assert_int_equal(gmem_create(&m, many, ARRAY_SIZE(many), GMEM_FS_MEMORY_ONLY, "t", NULL, &e), -E2BIG);
+}
 
-    /* Sparse files cost nothing, so the address space they claim is bounded too. */
+/* Tables of terabytes: a 32-bit process has no room for them, and an emulator takes minutes. */
+static void needs_room(void)
+{
+#if SIZE_MAX == UINT32_MAX || defined(EMULATED)
+    print_message("skipped: not in a 32-bit process and not in an emulator\n");
+    skip();
+#endif
+}
+
+/* Sparse files cost nothing, so the address space they claim is bounded too. */
+static void test_table_is_bounded(void **state)
+{
+    struct gmem *m = NULL;
+    struct err e;
+
+    (void)state;
+    needs_room();
     struct gmem_region_desc big[] = {
         desc(0, GMEM_MAX_BYTES / 2, 0, 0, memory_file(GMEM_MAX_BYTES / 2)),
         desc(1ull << 50, GMEM_MAX_BYTES / 2 + PAGE, 1ull << 50, 0,
@@ -478,6 +495,26 @@ static struct gmem *claim(struct gmem_owner *o, uint32_t n, uint64_t bytes, stru
     return gmem_create(&m, d, n, GMEM_FS_MEMORY_ONLY, "SET_MEM_TABLE", o, e) ? NULL : m;
 }
 
+/* Mapped as it is said to be, or refused: never less because a length was cut to 32 bits. */
+static void test_more_than_32_bits(void **state)
+{
+    const uint64_t size = (1ull << 32) + PAGE;
+    struct gmem_region_desc d = desc(0, size, 0, 0, memory_file(size));
+    struct gmem *m = NULL;
+    struct err e;
+    int rc = gmem_create(&m, &d, 1, GMEM_FS_MEMORY_ONLY, "t", NULL, &e);
+
+    (void)state;
+    if (SIZE_MAX == UINT32_MAX) {
+        assert_int_equal(rc, -ENOMEM);
+        assert_non_null(strstr(e.text, "32-bit"));
+        assert_null(m);
+    } else {
+        assert_int_equal(rc, 0);
+        gmem_free(m);
+    }
+}
+
 /* Sparse files cost nothing. Who takes all there is, is named; everybody else gets a share. */
 static void test_address_space_is_shared(void **state)
 {
@@ -488,6 +525,7 @@ static void test_address_space_is_shared(void **state)
     unsigned fds = open_fds();
 
     (void)state;
+    needs_room();
     for (unsigned i = 0; i < HOGS; i++) {
         m[i] = claim(&hog, 1, GMEM_MAX_BYTES, &e);
         if (!m[i]) {
@@ -689,6 +727,8 @@ int main(void)
         T(test_hugepages),
         T(test_add_del_share_mappings),
         T(test_slots_are_bounded),
+        T(test_table_is_bounded),
+        T(test_more_than_32_bits),
         T(test_shares),
         T(test_address_space_is_shared),
         T(test_mappings_are_shared),
