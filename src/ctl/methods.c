@@ -94,26 +94,31 @@ static int want_port(struct ctl *c, const json_t *params, const char *key, bool 
     if (rc || !name) {
         return rc;
     }
-    *out = dp_port(c->dp, name);
-    return *out ? 0 : err_set(e, -ENOENT, "there is no port %.80s", name);
+    *out = dp_find_port(c->dp, name, e);
+    return *out ? 0 : -ENOENT;
 }
 
-/* The ports that a list is about: the named one, or all. Valid until the next call. */
-static int select_ports(struct ctl *c, const json_t *params, const char *key, struct port ***out,
-                        unsigned *n, struct err *e)
+/* {name: [...]}: what add() says of the port that params have under key, or of all ports. */
+static int list_ports(struct ctl *c, const json_t *params, const char *key, const char *name,
+                      void (*add)(const struct ctl *c, const struct port *p, json_t *list),
+                      json_t **result, struct err *e)
 {
-    static struct port *all[PORT_MAX];
-    struct port *one;
+    struct port *one, *all[PORT_MAX];
     int rc = want_port(c, params, key, false, &one, e);
 
     if (rc) {
         return rc;
     }
-    *n = one ? 1 : dp_ports(c->dp, all, PORT_MAX);
+    unsigned n = one ? 0 : dp_ports(c->dp, all, PORT_MAX);
+    json_t *list = json_array();
+
     if (one) {
-        all[0] = one;
+        add(c, one, list);
     }
-    *out = all;
+    for (unsigned i = 0; i < n; i++) {
+        add(c, all[i], list);
+    }
+    *result = json_pack("{s:o}", name, list);
     return 0;
 }
 
@@ -173,23 +178,14 @@ static json_t *port_json(const struct ctl *c, const struct port *p)
     return o;
 }
 
+static void add_port(const struct ctl *c, const struct port *p, json_t *list)
+{
+    json_array_append_new(list, port_json(c, p));
+}
+
 static int ports_list(struct ctl *c, const json_t *params, json_t **result, struct err *e)
 {
-    struct port **p;
-    unsigned n;
-    int rc = select_ports(c, params, "name", &p, &n, e);
-
-    if (rc) {
-        return rc;
-    }
-
-    json_t *list = json_array();
-
-    for (unsigned i = 0; i < n; i++) {
-        json_array_append_new(list, port_json(c, p[i]));
-    }
-    *result = json_pack("{s:o}", "ports", list);
-    return 0;
+    return list_ports(c, params, "name", "ports", add_port, result, e);
 }
 
 /* Options may be written as strings, numbers or booleans. */
@@ -295,7 +291,7 @@ static int queue_pin(struct ctl *c, const json_t *params, json_t **result, struc
 
 /* --- drops -------------------------------------------------------------------------------- */
 
-static void port_drops(const struct ctl *c, const struct port *p, json_t *list)
+static void add_drops(const struct ctl *c, const struct port *p, json_t *list)
 {
     struct port_rates r = rates_port(c->rates, p);
     struct port_counters n;
@@ -317,21 +313,7 @@ static void port_drops(const struct ctl *c, const struct port *p, json_t *list)
 
 static int drops_list(struct ctl *c, const json_t *params, json_t **result, struct err *e)
 {
-    struct port **p;
-    unsigned n;
-    int rc = select_ports(c, params, "port", &p, &n, e);
-
-    if (rc) {
-        return rc;
-    }
-
-    json_t *list = json_array();
-
-    for (unsigned i = 0; i < n; i++) {
-        port_drops(c, p[i], list);
-    }
-    *result = json_pack("{s:o}", "drops", list);
-    return 0;
+    return list_ports(c, params, "port", "drops", add_drops, result, e);
 }
 
 /* --- captures ----------------------------------------------------------------------------- */
@@ -675,30 +657,20 @@ static json_t *vlans_json(const struct vlan_conf *v)
     return list;
 }
 
+static void add_vlans(const struct ctl *c, const struct port *p, json_t *list)
+{
+    struct vlan_conf v;
+    bool filters = dp_vlan_get(c->dp, p, &v);
+
+    json_array_append_new(list, json_pack("{s:s, s:s, s:b, s:s, s:o}", "port", p->name, "bridge",
+                                          dp_port_bridge(c->dp, p), "filtering", (int)filters,
+                                          "protocol", vlan_proto_name(v.protocol), "vlans",
+                                          filters ? vlans_json(&v) : json_array()));
+}
+
 static int vlans_list(struct ctl *c, const json_t *params, json_t **result, struct err *e)
 {
-    struct port **p;
-    unsigned n;
-    int rc = select_ports(c, params, "port", &p, &n, e);
-
-    if (rc) {
-        return rc;
-    }
-
-    json_t *list = json_array();
-
-    for (unsigned i = 0; i < n; i++) {
-        struct vlan_conf v;
-        bool filters = dp_vlan_get(c->dp, p[i], &v);
-
-        json_array_append_new(list,
-                              json_pack("{s:s, s:s, s:b, s:s, s:o}", "port", p[i]->name, "bridge",
-                                        dp_port_bridge(c->dp, p[i]), "filtering", (int)filters,
-                                        "protocol", vlan_proto_name(v.protocol), "vlans",
-                                        filters ? vlans_json(&v) : json_array()));
-    }
-    *result = json_pack("{s:o}", "ports", list);
-    return 0;
+    return list_ports(c, params, "port", "ports", add_vlans, result, e);
 }
 
 /* VLANs as a number or as a list in a string. */

@@ -397,8 +397,8 @@ struct port *dp_find_port(const struct dp *dp, const char *name, struct err *e)
             names[i] = all[i]->name;
         }
         const char *near = nearest(name, names, n);
-        err_set(e, -ENOENT, "there is no port '%.63s'%s%s%s", name, near ? "; did you mean '" : "",
-                near ? near : "", near ? "'?" : "");
+        err_set(e, -ENOENT, "there is no port %.63s%s%s%s", name, near ? "; did you mean " : "",
+                near ? near : "", near ? "?" : "");
     }
     return p;
 }
@@ -562,18 +562,12 @@ int dp_port_add(struct dp *dp, const struct port_conf *c, struct err *e)
     mactab_set_limit(dp->macs, p->id, o.limit);
     dp->port[slot] = (struct dp_port){p, b, o.isolated, dp->n_added++, o.vlan};
     b->n_ports++;
-    rc = dp_vlans_update(dp, b, false, e);
-    if (rc) { /* no worker has seen it */
+    rc = placement_pin(&dp->place, p, e); /* queues that were there before their pins */
+    rc = rc ? rc : dp_vlans_update(dp, b, false, e);
+    if (rc) { /* no worker has seen it: taking it back cannot fail */
         dp->port[slot].port = NULL;
         b->n_ports--;
         port_bury(dp, p);
-    } else {
-        rc = placement_pin(&dp->place, p, e); /* queues that were there before their pins */
-        if (rc) {
-            port_remove(dp, p, NULL);
-        }
-    }
-    if (rc) {
         if (new_bridge) {
             dp_bridge_del(dp, o.bridge, NULL);
         }

@@ -80,6 +80,8 @@ int dp_port_del(struct dp *dp, const char *name, struct err *e);
 /* Change one key of a live port (also the bridge's keys, but not `bridge`). */
 int dp_port_set(struct dp *dp, const char *name, const char *key, const char *value, struct err *e);
 struct port *dp_port(const struct dp *dp, const char *name); /* NULL if there is none */
+/* The same with an error for that, which names the nearest one there is. */
+struct port *dp_find_port(const struct dp *dp, const char *name, struct err *e);
 /* Ports in the order in which they were added. Returns the number. */
 unsigned dp_ports(const struct dp *dp, struct port **out, unsigned max);
 /* Have a port's frames captured, see port/capture.h; capture_stop() ends it, before dp_destroy() or

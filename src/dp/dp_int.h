@@ -53,8 +53,6 @@ struct dp {
 /* Have the workers see the present state; when this returns they have forgotten the old one. */
 int dp_rebuild(struct dp *dp, struct err *e);
 struct dp_bridge *dp_bridge_find(const struct dp *dp, const char *name);
-/* The named port, or an error that names the nearest one there is. */
-struct port *dp_find_port(const struct dp *dp, const char *name, struct err *e);
 
 /* Put the VLANs of all ports into a view that is being built. 0 or -ENOMEM. */
 int dp_view_vlans(const struct dp *dp, struct view *v);

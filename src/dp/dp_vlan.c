@@ -203,6 +203,7 @@ struct statics {
     struct stale stale;
     unsigned n, room;
     struct mac_entry *entry;
+    bool failed; /* no memory for all of them */
 };
 
 static void collect_static(void *arg, const struct mac_entry *m)
@@ -215,6 +216,7 @@ static void collect_static(void *arg, const struct mac_entry *m)
             struct mac_entry *bigger = realloc(s->entry, room * sizeof(*bigger));
 
             if (!bigger) {
+                s->failed = true;
                 return;
             }
             s->entry = bigger;
@@ -276,6 +278,9 @@ int dp_vlans_update(struct dp *dp, struct dp_bridge *b, bool less, struct err *e
                  table ? "filters VLANs from now on" : "does not filter VLANs any more");
         mactab_each(dp->macs, collect_static, &s);
     }
+    if (s.failed) {
+        log_warn("bridge %s: out of memory: static addresses were forgotten", b->conf.name);
+    }
     if (less || !old || !table) {
         mactab_forget(dp->macs, is_stale, &s.stale);
     }
@@ -285,9 +290,9 @@ int dp_vlans_update(struct dp *dp, struct dp_bridge *b, bool less, struct err *e
     return 0;
 }
 
-/* Give a port new VLANs: all of it or nothing. */
-static int change(struct dp *dp, struct port *p, const struct vlan_conf *v, bool less,
-                  struct err *e)
+/* Give a port new VLANs, and the keys that say so: all of it or nothing. c is used up. */
+static int change(struct dp *dp, struct port *p, const struct vlan_conf *v, struct port_conf *c,
+                  bool less, struct err *e)
 {
     struct dp_port *slot = &dp->port[p->id];
     struct vlan_conf before = slot->vlan;
@@ -296,18 +301,27 @@ static int change(struct dp *dp, struct port *p, const struct vlan_conf *v, bool
     int rc = dp_vlans_update(dp, slot->bridge, less, e);
     if (rc) {
         slot->vlan = before;
-        return err_prefix(e, "port %s", p->name);
+        rc = err_prefix(e, "port %s", p->name);
+    } else {
+        port_conf_take_options(&p->conf, c);
     }
-    return 0;
+    port_conf_free(c);
+    return rc;
 }
 
-/* The same, and have its keys say so. */
 static int change_and_write(struct dp *dp, struct port *p, const struct vlan_conf *v, bool less,
                             struct err *e)
 {
-    int rc = change(dp, p, v, less, e);
+    struct port_conf c;
 
-    return rc ? rc : vlan_conf_write(v, &p->conf) ? err_set(e, -ENOMEM, "out of memory") : 0;
+    if (port_conf_copy(&c, &p->conf)) {
+        return err_set(e, -ENOMEM, "out of memory");
+    }
+    if (vlan_conf_write(v, &c)) {
+        port_conf_free(&c);
+        return err_set(e, -ENOMEM, "out of memory");
+    }
+    return change(dp, p, v, &c, less, e);
 }
 
 int dp_vlan_set_key(struct dp *dp, struct port *p, const char *key, const char *value,
@@ -322,12 +336,11 @@ int dp_vlan_set_key(struct dp *dp, struct port *p, const char *key, const char *
     if (!rc && vlan_conf_read(&v, &c, e)) {
         rc = err_prefix(e, "port %s", p->name);
     }
-    port_conf_free(&c);
-    rc = rc ? rc : change(dp, p, &v, true, e);
-    if (!rc && vlan_conf_set_key(&p->conf, key, value)) {
-        rc = err_set(e, -ENOMEM, "out of memory");
+    if (rc) {
+        port_conf_free(&c);
+        return rc;
     }
-    return rc;
+    return change(dp, p, &v, &c, true, e);
 }
 
 /* What `vlan add` and `vlan del` start from. */

@@ -64,6 +64,17 @@ void port_conf_unset(struct port_conf *c, const char *key)
     c->n_opt = kept;
 }
 
+void port_conf_take_options(struct port_conf *to, struct port_conf *from)
+{
+    struct port_opt *opt = to->opt;
+    unsigned n = to->n_opt;
+
+    to->opt = from->opt;
+    to->n_opt = from->n_opt;
+    from->opt = opt;
+    from->n_opt = n;
+}
+
 void port_conf_free(struct port_conf *c)
 {
     for (unsigned i = 0; i < c->n_opt; i++) {

@@ -268,6 +268,8 @@ int port_conf_parse(struct port_conf *c, const char *arg, struct err *e);
 int port_conf_copy(struct port_conf *to, const struct port_conf *from);
 int port_conf_set(struct port_conf *c, const char *key, const char *value);
 void port_conf_unset(struct port_conf *c, const char *key);
+/* Exchange the options of the two: cannot fail. */
+void port_conf_take_options(struct port_conf *to, struct port_conf *from);
 void port_conf_free(struct port_conf *c);
 
 /* Workers call a port through this: the control thread may exchange the table meanwhile. */

@@ -601,7 +601,7 @@ static void port_vhost_show(const struct port *port, json_t *o)
     json_object_set_new(o, "messages", json_integer((json_int_t)i.n_messages));
     json_object_set_new(o, "messages_refused", json_integer((json_int_t)i.n_refused));
     json_object_set_new(o, "connects", json_integer((json_int_t)i.n_connects));
-    json_object_set_new(o, "last_error", i.last_error ? json_string(i.last_error) : json_null());
+    json_object_set_new(o, "last_error", i.last_error[0] ? json_string(i.last_error) : json_null());
     json_object_set_new(o, "rings", rings);
 }
 

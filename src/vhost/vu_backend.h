@@ -139,7 +139,7 @@ struct vu_info {
     bool client, connected;
     const char *path;
     const char *state;      /* "down", "listening", "dialling", "connected", "running" */
-    const char *last_error; /* why the last connection ended or the last message was refused */
+    const char *last_error; /* why the last connection ended or the last message was refused, or "" */
     pid_t peer_pid;         /* 0 if not connected */
     uint64_t offered, negotiated; /* virtio feature bits */
     uint64_t protocol_features;   /* negotiated */

@@ -206,7 +206,7 @@ static void test_ports(void **state)
     json_decref(call("port.set", "{\"name\":\"d1\",\"key\":\"mtu\",\"value\":\"1000\"}"));
     call_fails("port.set", "{\"name\":\"d1\",\"key\":\"mut\",\"value\":\"1000\"}", -32000, NULL);
     call_fails("port.set", "{\"name\":\"dx\",\"key\":\"mtu\",\"value\":\"1\"}", -32000,
-               "there is no port dx");
+               "there is no port dx; did you mean d1?");
     o = call("ports.list", "{\"name\":\"d1\"}");
     p = json_array_get(json_object_get(o, "ports"), 0);
     assert_string_equal(json_string_value(json_object_get(json_object_get(p, "options"), "mtu")),
