@@ -30,7 +30,10 @@
 
 #define PKT_BURST 64          /* frames per batch */
 #define PKT_MIN_LEN 14        /* an Ethernet header */
-#define PKT_MAX_LEN (65535 + 14 + 8) /* the largest IP datagram, Ethernet, two VLAN tags */
+#define PKT_BATCH_BYTES (512u << 10) /* a batch that has more is closed: a flood copies it to every port
+                                    * before anybody looks at the budget again */
+#define PKT_MAX_TAGS 2 /* that do not count as payload */
+#define PKT_MAX_LEN (65535 + 14 + 4 * PKT_MAX_TAGS) /* the largest IP datagram, Ethernet, tags */
 #define PKT_HEADROOM 128      /* for tags and outer headers in front; multiple of 64 */
 #define PKT_SNAP 192          /* bytes of virtio-net header and frame in the snapshot at most */
 #define PKT_MAX_SPANS 1024    /* spans per batch, shared */

@@ -131,7 +131,7 @@ static uint32_t pcap_rx(struct rxq *q, struct batch *b, struct wctx *w)
         pp->based = false;
         return 0;
     }
-    while (b->n_loans < PKT_BURST && !is_over(pp) && !wait_ns(pp, speed)) {
+    while (b->n_loans < PKT_BURST && bytes <= PKT_BATCH_BYTES && !is_over(pp) && !wait_ns(pp, speed)) {
         const struct replay_frame *f = &pp->replay.frame[pp->next];
 
         b->n_loans++;

@@ -153,7 +153,8 @@ static uint32_t tap_rx(struct rxq *q, struct batch *b, struct wctx *w)
     uint64_t bytes = 0;
 
     b->n = b->n_spans = 0;
-    for (unsigned tries = 0; tries < PKT_BURST; tries++) {
+    b->n_loans = 0;
+    for (unsigned tries = 0; tries < PKT_BURST && bytes <= PKT_BATCH_BYTES; tries++) {
         ssize_t len = read_frame(t, b);
 
         if (len == -EINTR) {
@@ -164,6 +165,7 @@ static uint32_t tap_rx(struct rxq *q, struct batch *b, struct wctx *w)
             q->ready = false;
             break;
         }
+        b->n_loans++;
         int why = check_frame(t, &b->pkt[b->n]);
         if (why != DROP_N) {
             port_count_drop(&t->port, w, (enum drop)why, 1);
@@ -172,7 +174,6 @@ static uint32_t tap_rx(struct rxq *q, struct batch *b, struct wctx *w)
             b->n++;
         }
     }
-    b->n_loans = b->n;
     if (unlikely(read_once(&t->port.down))) { /* sent before the carrier went */
         port_count_drop(&t->port, w, DROP_LINK_DOWN, b->n);
         b->n = 0;

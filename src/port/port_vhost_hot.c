@@ -371,6 +371,20 @@ static NOINLINE void learn_queue(struct steer *s, struct batch *b, uint16_t queu
     }
 }
 
+/* The last frames of a batch that is too large wait for the next one.  No chain was refused since it
+ * was: each of these frames is a chain. */
+static COLD uint64_t cut_batch(struct batch *b, uint32_t hdr_len, uint64_t bytes)
+{
+    uint64_t rest = bytes;
+
+    while ((rest -= b->pkt[b->n - 1].len + hdr_len) > PKT_BATCH_BYTES) {
+        bytes = rest;
+        b->n--;
+        b->n_loans--;
+    }
+    return bytes;
+}
+
 /* Lend what was peeked; its bytes, virtio-net headers included. */
 static ALWAYS_INLINE uint64_t rx_burst(struct vq *vq, const uint32_t hdr_len, struct ring_burst *rb,
                                        struct batch *b, struct wctx *w)
@@ -399,19 +413,21 @@ static ALWAYS_INLINE uint64_t rx_burst(struct vq *vq, const uint32_t hdr_len, st
             r = rx_general(vq, mem, b, p, room, rb, c);
             total = p->len + hdr_len;
         }
-        if (unlikely(r == NO_ROOM)) {
-            b->n_loans = (uint32_t)(c - rb->chain);
-            break;
-        }
-        if (unlikely(r != LENT) && !rx_special(vq->rxq.port, vq, p, r, w)) {
-            continue;
+        if (unlikely(r != LENT)) {
+            if (r == NO_ROOM || bytes > PKT_BATCH_BYTES) {
+                b->n_loans = (uint32_t)(c - rb->chain);
+                break;
+            }
+            if (!rx_special(vq->rxq.port, vq, p, r, w)) {
+                continue;
+            }
         }
         bytes += total;
         p++;
         room += sizeof(b->room[0]);
     }
     b->n = (uint32_t)(p - b->pkt);
-    return bytes;
+    return likely(bytes <= PKT_BATCH_BYTES) ? bytes : cut_batch(b, hdr_len, bytes);
 }
 
 uint32_t HOT(port_vhost_rx)(struct rxq *q, struct batch *b, struct wctx *w)

@@ -313,6 +313,31 @@ static void test_tx_drops(void **state)
     assert_int_equal(port->counters[0].tx_frames, 0);
 }
 
+/* A device that takes nothing now: the frame is lost and named, nobody waits. */
+static void test_tx_full(void **state)
+{
+    uint8_t f[60];
+    int pair[2], tap = dup(queue->fd);
+
+    fill(f, sizeof(f));
+    assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
+    while (send(pair[0], f, sizeof(f), 0) > 0) {
+    }
+    assert_int_equal(errno, EAGAIN);
+    assert_true(tap >= 0 && dup2(pair[0], queue->fd) >= 0);
+    first(f, 60);
+    tx();
+    assert_int_equal(drops(DROP_TX_FULL), 1);
+    assert_int_equal(port->counters[0].tx_frames, 0);
+    assert_true(dup2(tap, queue->fd) >= 0);
+    tx();
+    expect_raw(f, 60);
+    assert_int_equal(port->counters[0].tx_frames, 1);
+    close(pair[0]);
+    close(pair[1]);
+    close(tap);
+}
+
 /* ---- receive ------------------------------------------------------------------------------ */
 
 static uint32_t rx(void)
@@ -412,6 +437,7 @@ int main(void)
         TEST(test_tx_too_many_pieces),
         TEST(test_tx_from_vanished_memory),
         TEST(test_tx_drops),
+        TEST(test_tx_full),
         TEST(test_rx_lends),
         TEST(test_rx_reads_to_the_end),
         TEST(test_rx_of_a_deleted_device),
