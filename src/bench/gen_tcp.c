@@ -25,6 +25,7 @@
 
 #include <string.h>
 
+#include "pkt/wire.h"
 #include "vnet/features.h"
 
 #define AT_IP     14u
@@ -36,18 +37,6 @@
 #define MOST_LONG 8u    /* buffers */
 #define TCP_ACK   0x10
 #define TCP_PSH   0x08
-
-static void put_be16(uint8_t *p, uint32_t v)
-{
-    p[0] = (uint8_t)(v >> 8);
-    p[1] = (uint8_t)v;
-}
-
-static void put_be32(uint8_t *p, uint32_t v)
-{
-    put_be16(p, v >> 16);
-    put_be16(p + 2, v);
-}
 
 /* RFC 1071 as it is written there: a second opinion beside pkt/csum.h. */
 static uint32_t sum_words(const uint8_t *p, uint32_t len, uint32_t sum)
@@ -78,23 +67,23 @@ static void put_head(const struct flow *f, uint8_t *p, uint32_t idx, uint32_t se
     memset(p, 0, GEN_TCP_HEAD);
     gen_put_mac(p, f->to->port, 0);
     gen_put_mac(p + 6, f->from->port, 0);
-    put_be16(p + 12, 0x0800);
+    wire_put_be16(p + 12, 0x0800);
     p[AT_IP] = 0x45;
-    put_be16(p + AT_IP + 2, GEN_TCP_HEAD - AT_IP + len);
-    put_be16(p + AT_IP + 4, idx * 64 + seg);
-    put_be16(p + AT_IP + 6, 0x4000); /* don't fragment */
+    wire_put_be16(p + AT_IP + 2, GEN_TCP_HEAD - AT_IP + len);
+    wire_put_be16(p + AT_IP + 4, idx * 64 + seg);
+    wire_put_be16(p + AT_IP + 6, 0x4000); /* don't fragment */
     p[AT_IP + 8] = 64;
     p[AT_IP + 9] = 6;
     memcpy(p + AT_IP + 12, from, 4);
     memcpy(p + AT_IP + 16, to, 4);
-    put_be16(p + AT_IP + 10, ~sum_words(p + AT_IP, 20, 0));
-    put_be16(p + AT_TCP, 5001);
-    put_be16(p + AT_TCP + 2, 5201);
-    put_be32(p + AT_TCP + 4, gen_tcp_seq(idx) + off);
-    put_be32(p + AT_TCP + 8, 1);
+    wire_put_be16(p + AT_IP + 10, ~sum_words(p + AT_IP, 20, 0));
+    wire_put_be16(p + AT_TCP, 5001);
+    wire_put_be16(p + AT_TCP + 2, 5201);
+    wire_put_be32(p + AT_TCP + 4, gen_tcp_seq(idx) + off);
+    wire_put_be32(p + AT_TCP + 8, 1);
     p[AT_TCP + 12] = TCP_HDR / 4 << 4;
     p[AT_TCP + 13] = TCP_ACK | (last ? TCP_PSH : 0);
-    put_be16(p + AT_TCP + 14, 512); /* window */
+    wire_put_be16(p + AT_TCP + 14, 512); /* window */
     memcpy(p + AT_TCP + 20, stamp, sizeof(stamp));
 }
 
@@ -103,7 +92,7 @@ static void complete_sum(uint8_t *head, const uint8_t *payload, uint32_t len)
     uint32_t sum = pseudo_sum(head, TCP_HDR + len);
 
     sum = sum_words(head + AT_TCP, TCP_HDR, sum);
-    put_be16(head + AT_SUM, ~sum_words(payload, len, sum));
+    wire_put_be16(head + AT_SUM, ~sum_words(payload, len, sum));
 }
 
 /* Complete headers of all segments of a buffer. */
@@ -149,7 +138,7 @@ void gen_tcp_fill(struct gen *g, struct flow *f)
         if (g->c.tcp == GEN_TCP_PLAIN) {
             complete_sum(p, p + GEN_TCP_HEAD, len);
         } else {
-            put_be16(p + AT_SUM, pseudo_sum(p, TCP_HDR + len));
+            wire_put_be16(p + AT_SUM, pseudo_sum(p, TCP_HDR + len));
         }
         fill_heads(g, f, i, g->c.taken);
         if (g->c.taken) {

@@ -8,6 +8,7 @@
 
 #include "bench/ticks.h"
 #include "pkt/pkt.h"
+#include "pkt/wire.h"
 #include "vhost/vu_frontend.h"
 #include "vnet/features.h"
 #include "vnet/vnet_hdr.h"
@@ -49,12 +50,6 @@ struct qgen {
     struct qgen_sum sum;
 };
 
-static void be16(uint8_t *p, unsigned v)
-{
-    p[0] = (uint8_t)(v >> 8);
-    p[1] = (uint8_t)v;
-}
-
 /* The queue of a flow on a side. */
 static unsigned queue_of(const struct qgen *g, unsigned side, uint32_t flow)
 {
@@ -69,15 +64,15 @@ static void make_head(uint8_t *p, unsigned from, uint32_t flow)
     p[0] = p[6] = 2;
     p[5] = (uint8_t)(to + 1);
     p[11] = (uint8_t)(from + 1);
-    be16(p + 12, 0x0800);
+    wire_put_be16(p + 12, ETH_IPV4);
     p[14] = 0x45;
-    be16(p + 16, FRAME - 14);
+    wire_put_be16(p + 16, FRAME - 14);
     p[22] = 64; /* time to live */
-    p[23] = 17; /* UDP */
+    p[23] = IP_UDP;
     memcpy(p + 26, (uint8_t[]){10, 0, 0, (uint8_t)(from + 1), 10, 0, 0, (uint8_t)(to + 1)}, 8);
-    be16(p + 34, from ? 7 : 1024 + flow);
-    be16(p + 36, to ? 7 : 1024 + flow);
-    be16(p + 38, FRAME - 34);
+    wire_put_be16(p + 34, from ? 7 : 1024 + flow);
+    wire_put_be16(p + 36, to ? 7 : 1024 + flow);
+    wire_put_be16(p + 38, FRAME - 34);
 }
 
 /* ---- set-up ------------------------------------------------------------------------------------ */

@@ -6,16 +6,9 @@
 #include <stdio.h>
 
 #include "base/text.h"
+#include "pkt/wire.h"
 
-enum {
-    TYPE_IPV4 = 0x0800,
-    TYPE_ARP = 0x0806,
-    TYPE_RARP = 0x8035,
-    TYPE_VLAN = 0x8100,
-    TYPE_IPV6 = 0x86dd,
-    TYPE_QINQ = 0x88a8,
-    TYPE_MIN = 0x600, /* below it is a length */
-};
+#define TYPE_MIN 0x600 /* below it is a length */
 
 struct line {
     char *out;
@@ -32,11 +25,6 @@ static void add(struct line *l, const char *fmt, ...)
     int n = vsnprintf(l->out + l->at, l->room - l->at, fmt, ap);
     va_end(ap);
     l->at = n < 0 ? l->at : MIN(l->at + (size_t)n, l->room - 1);
-}
-
-static unsigned be16(const uint8_t *p)
-{
-    return (unsigned)p[0] << 8 | p[1];
 }
 
 /* "10.0.0.1.80 > 10.0.0.2.1234: TCP"; l4 is what follows the addresses, n bytes of it are there. */
@@ -60,7 +48,7 @@ static void add_ip(struct line *l, int family, const uint8_t *src, const uint8_t
     inet_ntop(family, src, a, sizeof(a));
     inet_ntop(family, dst, b, sizeof(b));
     if (ports) {
-        add(l, ": %s.%u > %s.%u: ", a, be16(l4), b, be16(l4 + 2));
+        add(l, ": %s.%u > %s.%u: ", a, wire_be16(l4), b, wire_be16(l4 + 2));
     } else {
         add(l, ": %s > %s: ", a, b);
     }
@@ -77,7 +65,7 @@ static void add_ipv4(struct line *l, const uint8_t *p, uint32_t n)
         uint32_t hdr = MAX(20u, 4u * (p[0] & 0xf));
 
         add_ip(l, AF_INET, p + 12, p + 16, p[9], p + hdr, n > hdr ? n - hdr : 0,
-               !(be16(p + 6) & 0x1fff));
+               !(wire_be16(p + 6) & 0x1fff));
     }
 }
 
@@ -93,11 +81,11 @@ static void add_arp(struct line *l, const uint8_t *p, uint32_t n)
 {
     char a[INET_ADDRSTRLEN], b[INET_ADDRSTRLEN];
 
-    if (n >= 28 && be16(p + 2) == TYPE_IPV4 && p[4] == 6 && p[5] == 4) {
+    if (n >= 28 && wire_be16(p + 2) == ETH_IPV4 && p[4] == 6 && p[5] == 4) {
         inet_ntop(AF_INET, p + 14, a, sizeof(a));
         inet_ntop(AF_INET, p + 24, b, sizeof(b));
-        add(l, be16(p + 6) == 1 ? ": who has %s, tell %s" : ": %s is known to %s",
-            be16(p + 6) == 1 ? b : a, be16(p + 6) == 1 ? a : b);
+        add(l, wire_be16(p + 6) == 1 ? ": who has %s, tell %s" : ": %s is known to %s",
+            wire_be16(p + 6) == 1 ? b : a, wire_be16(p + 6) == 1 ? a : b);
     }
 }
 
@@ -116,27 +104,27 @@ void frame_text(char *out, size_t room, const uint8_t *frame, uint32_t n, uint32
     text_write_mac(src, frame + 6);
     add(&l, "%s > %s", src, dst);
 
-    unsigned type = be16(frame + 12);
+    uint16_t type = wire_be16(frame + 12);
 
-    for (unsigned tags = 0; tags < 2 && (type == TYPE_VLAN || type == TYPE_QINQ) && n >= at + 4;
+    for (unsigned tags = 0; tags < 2 && wire_is_tag(type) && n >= at + 4;
          tags++, at += 4) {
-        add(&l, ", vlan %u", be16(frame + at) & 0xfff);
-        type = be16(frame + at + 2);
+        add(&l, ", vlan %u", wire_be16(frame + at) & 0xfff);
+        type = wire_be16(frame + at + 2);
     }
     const uint8_t *p = frame + at;
 
     switch (type) {
-    case TYPE_IPV4:
+    case ETH_IPV4:
         add(&l, ", IPv4, length %u", len);
         add_ipv4(&l, p, n - at);
         break;
-    case TYPE_IPV6:
+    case ETH_IPV6:
         add(&l, ", IPv6, length %u", len);
         add_ipv6(&l, p, n - at);
         break;
-    case TYPE_ARP:
-    case TYPE_RARP:
-        add(&l, ", %s, length %u", type == TYPE_ARP ? "ARP" : "RARP", len);
+    case ETH_ARP:
+    case ETH_RARP:
+        add(&l, ", %s, length %u", type == ETH_ARP ? "ARP" : "RARP", len);
         add_arp(&l, p, n - at);
         break;
     default:

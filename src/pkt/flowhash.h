@@ -5,10 +5,11 @@
  *
  *   IPv4, IPv6 with TCP, UDP or SCTP    protocol, both addresses, both ports
  *   other IP, and every fragment        both addresses: later fragments have no ports, and the
- *                                       first one must go where they go
+ *                                       first one must go where they go; an authentication header
+ *                                       (AH) is other IP, nothing behind it is looked at
  *   anything else, and what is cut off  both MAC addresses
  *
- * Up to two VLAN tags are skipped and are not in the hash.  Read from the snapshot only.
+ * VLAN tags are skipped and are not in the hash.  Read from the snapshot only.
  */
 #ifndef PKT_FLOWHASH_H
 #define PKT_FLOWHASH_H

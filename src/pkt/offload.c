@@ -5,17 +5,12 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "pkt/tag.h"
+#include "pkt/wire.h"
 #include "vnet/features.h"
 
 #define TAGS_SENT 4 /* that a sender may have in front of what is to be segmented */
 #define TAGS_MAX (TAGS_SENT + 1) /* and one that its VLAN adds */
-#define ETH_LEN 14
-#define ETH_VLAN 0x8100
-#define ETH_QINQ 0x88a8
-#define ETH_IPV4 0x0800
-#define ETH_IPV6 0x86dd
-#define IP_TCP 6
-#define IP_UDP 17
 #define IP_MAX_LEN 65535
 #define TCP_CSUM 16 /* of the checksum in its header */
 #define PORT_DHCP_CLIENT 68
@@ -111,11 +106,6 @@ const char *offload_text(uint16_t mask, char *buf, size_t size)
     return buf;
 }
 
-static uint16_t be16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] << 8 | p[1]);
-}
-
 static ALWAYS_INLINE struct pkt_l4 find_l4_v4(const uint8_t *d, uint32_t n, struct pkt_l4 r)
 {
     const uint8_t *ip = d + r.l3;
@@ -127,7 +117,7 @@ static ALWAYS_INLINE struct pkt_l4 find_l4_v4(const uint8_t *d, uint32_t n, stru
     r.ip = 4;
     r.proto = ip[9];
     hdr = (ip[0] & 15u) * 4;
-    if (hdr >= 20 && r.l3 + hdr <= n && !(be16(ip + 6) & 0x3fff)) { /* MF or an offset */
+    if (hdr >= 20 && r.l3 + hdr <= n && !(wire_be16(ip + 6) & 0x3fff)) { /* MF or an offset */
         r.l4 = (uint16_t)(r.l3 + hdr);
     }
     return r;
@@ -163,9 +153,9 @@ static ALWAYS_INLINE struct pkt_l4 find_l4(const uint8_t *d, uint32_t n)
     struct pkt_l4 r = {.l3 = ETH_LEN};
 
     for (unsigned tags = 0; tags < TAGS_MAX && r.l3 + 4u <= n; tags++) {
-        uint16_t type = be16(d + r.l3 - 2);
+        uint16_t type = wire_be16(d + r.l3 - 2);
 
-        if (type != ETH_VLAN && type != ETH_QINQ) {
+        if (!wire_is_tag(type)) {
             break;
         }
         r.l3 += 4;
@@ -173,7 +163,7 @@ static ALWAYS_INLINE struct pkt_l4 find_l4(const uint8_t *d, uint32_t n)
     if (n < r.l3) {
         return r;
     }
-    switch (be16(d + r.l3 - 2)) {
+    switch (wire_be16(d + r.l3 - 2)) {
     case ETH_IPV4:
         return find_l4_v4(d, n, r);
     case ETH_IPV6:
@@ -286,7 +276,7 @@ static ALWAYS_INLINE bool is_dhcp(const struct pkt *p, const struct pkt_l4 *at)
     if (at->proto != IP_UDP || !at->l4 || at->l4 + 4u > p->snap_len) {
         return false;
     }
-    uint16_t to = be16(p->data + at->l4 + 2);
+    uint16_t to = wire_be16(p->data + at->l4 + 2);
 
     return to == PORT_DHCP_CLIENT || to == PORT_DHCPV6_CLIENT;
 }
@@ -355,4 +345,18 @@ uint32_t offload_wire_len(const struct pkt *p)
     bool fragment_header = p->offload & OFFLOAD_UFO && pkt_find_l4(p->data, p->snap_len).ip == 6;
     return segment_len(p->offload, h.csum_start, h.hdr_len, h.gso_size) +
            (fragment_header ? IPV6_FRAGMENT_LEN : 0);
+}
+
+bool offload_too_long(const struct pkt *p, uint32_t max_len)
+{
+    uint32_t len = offload_wire_len(p), tags = 0;
+
+    if (len <= max_len) {
+        return false;
+    }
+    while (tags < PKT_MAX_TAGS && ETH_LEN + (tags + 1) * TAG_LEN <= p->snap_len &&
+           wire_is_tag(pkt_be16(p, TAG_AT + tags * TAG_LEN))) {
+        tags++;
+    }
+    return len > max_len + tags * TAG_LEN;
 }

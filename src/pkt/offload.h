@@ -69,7 +69,10 @@ struct pkt_l4 pkt_find_l4(const uint8_t *data, uint32_t n);
  */
 int offload_check(struct pkt *p, const struct vnet_hdr *said, uint16_t sent);
 
-/* Bytes of the longest frame on a wire that p becomes, for comparing with an MTU. */
+/* Bytes of the longest frame on a wire that p becomes. */
 uint32_t offload_wire_len(const struct pkt *p);
+/* Is that longer than max_len?  Up to PKT_MAX_TAGS tags that p wears are not counted: an MTU does not
+ * count them either. */
+bool offload_too_long(const struct pkt *p, uint32_t max_len);
 
 #endif

@@ -5,29 +5,13 @@
 
 #include "base/clock.h"
 #include "pkt/csum.h"
+#include "pkt/wire.h"
 
 #define TCP_FIN_PSH 0x09
 #define TCP_CWR 0x80
 #define IPV6_FRAGMENT 44
 #define UDP_LEN 8
 #define IP_MORE_FRAGMENTS 0x2000
-
-static uint16_t get_be16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] << 8 | p[1]);
-}
-
-static void put_be16(uint8_t *p, uint32_t v)
-{
-    p[0] = (uint8_t)(v >> 8);
-    p[1] = (uint8_t)v;
-}
-
-static void put_be32(uint8_t *p, uint32_t v)
-{
-    put_be16(p, v >> 16);
-    put_be16(p + 2, v);
-}
 
 struct pkt_reader pkt_reader_at(const struct pkt *p, uint32_t from)
 {
@@ -45,10 +29,10 @@ struct pkt_reader pkt_reader_at(const struct pkt *p, uint32_t from)
  * addresses that are not those of the header (IPv6 routing header). */
 static void adapt_pseudo_sum(uint8_t *field, uint32_t old_len, uint32_t new_len)
 {
-    uint32_t sum = get_be16(field) + (uint16_t)~old_len + new_len;
+    uint32_t sum = wire_be16(field) + (uint16_t)~old_len + new_len;
 
     sum = (sum & 0xffff) + (sum >> 16);
-    put_be16(field, (sum & 0xffff) + (sum >> 16));
+    wire_put_be16(field, (sum & 0xffff) + (sum >> 16));
 }
 
 static void fill_ipv4_sum(uint8_t *ip)
@@ -56,7 +40,7 @@ static void fill_ipv4_sum(uint8_t *ip)
     uint32_t len = (ip[0] & 15u) * 4;
     struct csum c = {0};
 
-    put_be16(ip + 10, 0);
+    wire_put_be16(ip + 10, 0);
     csum_bytes(&c, ip, len);
     uint16_t sum = csum_field(&c, false);
     memcpy(ip + 10, &sum, 2);
@@ -66,10 +50,10 @@ static void fill_ipv4_sum(uint8_t *ip)
 static void set_ip_len(uint8_t *ip, uint8_t version, uint32_t hdr_len, uint32_t n)
 {
     if (version == 4) {
-        put_be16(ip + 2, hdr_len + n);
+        wire_put_be16(ip + 2, hdr_len + n);
         fill_ipv4_sum(ip);
     } else {
-        put_be16(ip + 4, hdr_len + n - 40);
+        wire_put_be16(ip + 4, hdr_len + n - 40);
     }
 }
 
@@ -136,15 +120,15 @@ static void set_lengths(struct segmenter *s, uint32_t payload)
     struct csum ip_sum = {0}, l4_sum = {0};
 
     if (s->carries & OFFLOAD_USO) {
-        put_be16(l4 + 4, l4_len);
+        wire_put_be16(l4 + 4, l4_len);
     }
     memcpy(s->head + sum_at, s->p->data + sum_at, 2);
     adapt_pseudo_sum(s->head + sum_at, s->p->len - s->place.l4, l4_len);
     if (s->place.ip == 4) {
-        put_be16(ip + 2, s->hdr_len - s->place.l3 + payload);
+        wire_put_be16(ip + 2, s->hdr_len - s->place.l3 + payload);
         csum_bytes(&ip_sum, ip, (ip[0] & 15u) * 4);
     } else {
-        put_be16(ip + 4, s->hdr_len - s->place.l3 + payload - 40);
+        wire_put_be16(ip + 4, s->hdr_len - s->place.l3 + payload - 40);
     }
     csum_bytes(&l4_sum, l4, s->hdr_len - s->place.l4);
     s->ip_sum = ip_sum.sum;
@@ -156,9 +140,9 @@ static void tcp_segment(const struct segmenter *s, struct segment *out, bool las
 {
     const uint32_t at = s->place.l4;
     const uint8_t *tcp = s->p->data + at;
-    uint32_t seq = ((uint32_t)get_be16(tcp + 4) << 16 | get_be16(tcp + 6)) + s->index * s->step;
+    uint32_t seq = ((uint32_t)wire_be16(tcp + 4) << 16 | wire_be16(tcp + 6)) + s->index * s->step;
     uint32_t drop = (last ? 0 : TCP_FIN_PSH) | (s->index ? TCP_CWR : 0);
-    uint16_t high = wire16(seq >> 16), low = wire16(seq), flags = wire16(get_be16(tcp + 12) & ~drop);
+    uint16_t high = wire16(seq >> 16), low = wire16(seq), flags = wire16(wire_be16(tcp + 12) & ~drop);
 
     patch(out, at + 4, high);
     patch(out, at + 6, low);
@@ -169,7 +153,7 @@ static void tcp_segment(const struct segmenter *s, struct segment *out, bool las
 /* The next identification, and the checksum with it. */
 static void ipv4_segment(const struct segmenter *s, struct segment *out)
 {
-    uint16_t id = wire16(get_be16(s->p->data + s->place.l3 + 4) + s->index);
+    uint16_t id = wire16(wire_be16(s->p->data + s->place.l3 + 4) + s->index);
     struct csum sum = {.sum = s->ip_sum + id};
 
     patch(out, s->place.l3 + 4u, id);
@@ -235,8 +219,8 @@ static void add_fragment_header(const struct segmenter *s, uint8_t *buf, uint32_
     }
     frag[0] = *next;
     frag[1] = 0;
-    put_be16(frag + 2, offset | more);
-    put_be32(frag + 4, s->frag_id);
+    wire_put_be16(frag + 2, offset | more);
+    wire_put_be32(frag + 4, s->frag_id);
     *next = IPV6_FRAGMENT;
 }
 
@@ -260,7 +244,7 @@ static void ip_fragment(struct segmenter *s, struct segment *out)
     out->len = MIN(s->step, s->p->len - s->next) - udp;
     uint8_t *ip = out->buf + s->place.l3;
     if (s->place.ip == 4) {
-        put_be16(ip + 6, offset / 8 | (more ? IP_MORE_FRAGMENTS : 0));
+        wire_put_be16(ip + 6, offset / 8 | (more ? IP_MORE_FRAGMENTS : 0));
     }
     set_ip_len(ip, s->place.ip, out->head_len - s->place.l3, out->len);
 }

@@ -34,12 +34,12 @@
 #include "base/err.h"
 #include "pkt/drop.h"
 #include "pkt/pkt.h"
+#include "pkt/wire.h"
 
 #define PORT_NAME_MAX 63     /* bytes; [A-Za-z0-9._-], starts with a letter or digit */
 #define PORT_MAX 1024        /* ports per switch */
 #define WORKER_MAX 64
 #define PORT_NONE 0xffff
-#define PORT_MTU_OVERHEAD 22 /* an Ethernet header and two tags: an MTU counts neither */
 
 struct event_base;
 struct port;
@@ -238,7 +238,8 @@ struct port {
     struct port_conf conf;   /* owned copy: what `show config` prints */
     const char *name;        /* conf.name */
     uint16_t id;             /* index in the switch, PORT_NONE before it is added */
-    uint32_t max_len;        /* largest frame that may be sent to it, bytes; from its MTU */
+    uint32_t max_len;        /* largest frame without tags that may be sent to it, bytes: its MTU and
+                              * an Ethernet header; PKT_MAX_LEN: any */
     bool ready;              /* written by control, read by workers (relaxed) */
     bool down;               /* link=down: the same */
     int node;                /* NUMA node of the peer's memory, -1: not known. Control thread. */
@@ -276,6 +277,12 @@ void port_conf_free(struct port_conf *c);
 static ALWAYS_INLINE const struct port_ops *port_ops_of(const struct port *p)
 {
     return load_acquire(&p->ops);
+}
+
+/* max_len of a port with this MTU. 65535, the largest that there is, is no bound at all. */
+static inline uint32_t port_mtu_len(uint32_t mtu)
+{
+    return mtu < UINT16_MAX ? mtu + ETH_LEN : PKT_MAX_LEN;
 }
 
 static ALWAYS_INLINE void port_count_drop(struct port *p, const struct wctx *w, enum drop why,

@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "pkt/copy.h"
+#include "pkt/offload.h"
 #include "port/kinds.h"
 
 struct frame {
@@ -313,13 +314,14 @@ static void dummy_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32
     pthread_mutex_lock(&d->lock);
     for (uint32_t i = 0; i < n; i++) {
         const struct pkt *k = &b->pkt[idx[i]];
+        bool too_long = offload_too_long(k, max_len);
 
-        if (down || !ready || k->len > max_len || !d->room) {
+        if (down || !ready || too_long || !d->room) {
             port_count_drop(p, w,
-                            down               ? DROP_LINK_DOWN
-                            : !ready           ? DROP_NOT_READY
-                            : k->len > max_len ? DROP_MTU
-                                               : DROP_NO_BUFFERS,
+                            down       ? DROP_LINK_DOWN
+                            : !ready   ? DROP_NOT_READY
+                            : too_long ? DROP_MTU
+                                       : DROP_NO_BUFFERS,
                             1);
             continue;
         }
@@ -363,7 +365,7 @@ static int dummy_set(struct port *p, const char *key, const char *value, struct 
         write_once(&p->down, !strcmp(value, "down"));
         p->env->ready(p->env->ctx, p, !p->down);
     } else if (!strcmp(key, "mtu")) {
-        write_once(&p->max_len, MIN(v + PORT_MTU_OVERHEAD, PKT_MAX_LEN));
+        write_once(&p->max_len, port_mtu_len(v));
     } else if (!strcmp(key, "depth")) {
         pthread_mutex_lock(&d->lock);
         d->depth = d->room = v;

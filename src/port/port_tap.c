@@ -331,7 +331,7 @@ static void tap_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32_t
     for (uint32_t i = 0; i < n; i++) {
         const struct pkt *k = &b->pkt[idx[i]];
 
-        if (unlikely(offload_wire_len(k) > max_len)) {
+        if (unlikely(offload_too_long(k, max_len))) {
             port_count_drop(p, w, DROP_MTU, 1);
             continue;
         }
@@ -386,7 +386,7 @@ static void tap_query(struct port_tap *t)
          * it works as before; or deleted. */
         t->up = tap_exists(t);
     }
-    write_once(&t->port.max_len, MIN(t->mtu + PORT_MTU_OVERHEAD, (unsigned)PKT_MAX_LEN));
+    write_once(&t->port.max_len, port_mtu_len(t->mtu));
 }
 
 static void update_ready(struct port_tap *t)

@@ -257,7 +257,7 @@ static void set_max_len(struct port_vhost *pv, uint16_t guest_mtu)
     uint32_t conf = pv->mtu_conf ? pv->mtu_conf : UINT16_MAX;
     uint32_t mtu = MIN(conf, guest_mtu ? guest_mtu : UINT16_MAX);
 
-    write_once(&pv->port.max_len, mtu + PORT_MTU_OVERHEAD);
+    write_once(&pv->port.max_len, port_mtu_len(mtu));
 }
 
 static int on_mtu(void *ctx, uint16_t mtu)

@@ -629,7 +629,7 @@ static COLD uint32_t drop_long(struct port *port, struct batch *b, const uint8_t
     uint32_t k = 0;
 
     for (uint32_t i = 0; i < n; i++) {
-        if (offload_wire_len(&b->pkt[idx[i]]) <= read_once(&port->max_len)) {
+        if (!offload_too_long(&b->pkt[idx[i]], read_once(&port->max_len))) {
             kept[k++] = idx[i];
         }
     }

@@ -490,7 +490,7 @@ static int virtio_create(struct port **out, const struct port_conf *c, const str
         return rc;
     }
     pv->n_pairs = (unsigned)port_conf_number(c, "queues", 1);
-    pv->port.max_len = (uint32_t)port_conf_number(c, "mtu", UINT16_MAX) + PORT_MTU_OVERHEAD;
+    pv->port.max_len = port_mtu_len((uint32_t)port_conf_number(c, "mtu", UINT16_MAX));
     rc = make_link(pv, e);
     rc = rc ? rc : make_pairs(pv, e);
     rc = rc ? rc : start_thread(pv->link, e);

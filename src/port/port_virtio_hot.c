@@ -282,7 +282,7 @@ static ALWAYS_INLINE void tx(const enum ring_layout l, struct port *port, struct
         const struct pkt *p = &b->pkt[idx[i]];
         int why;
 
-        if (unlikely(max_len < PKT_MAX_LEN && offload_wire_len(p) > max_len)) {
+        if (unlikely(max_len < PKT_MAX_LEN && offload_too_long(p, max_len))) {
             why = DROP_MTU;
         } else if (likely(!(p->offload & ~v->takes))) {
             why = send_whole(l, v, p, &sum);

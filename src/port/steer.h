@@ -6,6 +6,10 @@
  *
  *   hash --> bucket of STEER_WAYS entries (a cache line): hash | queue | when it was last seen
  *
+ * A guest that uses fewer queues than before and whose front-end says nothing of it (only QEMU turns
+ * rings off then) gets frames of a flow on the old one until it sends again or the entry is replaced.
+ * Forgetting by the clock instead would make every flow that only goes to the guest jump.
+ *
  * An entry carries the whole hash, and a live one is not displaced: if two flows shared an entry, the
  * frames of both would jump between queues and overtake each other.  What finds no room stays where
  * the hash alone puts it.  An entry that was not seen for STEER_KEEP_S may be replaced; until then

@@ -329,6 +329,23 @@ static uint32_t count_stream(struct port *p)
     return next;
 }
 
+/* The stream ends: all of it arrives, and nothing was dropped on the way to `to`. */
+static void all_arrived(struct stream *s, pthread_t th, struct port *to)
+{
+    __atomic_store_n(&s->stop, true, __ATOMIC_RELAXED);
+    pthread_join(th, NULL);
+    time_t end = time(NULL) + LIMIT_S;
+    while (count_stream(to) < s->n && time(NULL) <= end) {
+        nap();
+    }
+    assert_int_equal(count_stream(to), s->n);
+    struct port_counters sum;
+    port_counters_sum(to, &sum);
+    for (unsigned i = 0; i < DROP_N; i++) {
+        assert_int_equal(sum.drop[i], 0);
+    }
+}
+
 static void test_ports_come_and_go(void **state)
 {
     pthread_t th;
@@ -354,18 +371,7 @@ static void test_ports_come_and_go(void **state)
         assert_int_equal(dp_port_del(dp, i % 2 ? "c" : "d", &err), 0);
         assert_int_equal(dp_port_del(dp, i % 2 ? "d" : "c", &err), 0);
     }
-    __atomic_store_n(&s.stop, true, __ATOMIC_RELAXED);
-    pthread_join(th, NULL);
-    time_t end = time(NULL) + LIMIT_S;
-    while (count_stream(p[1]) < s.n && time(NULL) <= end) {
-        nap();
-    }
-    assert_int_equal(count_stream(p[1]), s.n);
-    struct port_counters sum;
-    port_counters_sum(p[1], &sum);
-    for (unsigned i = 0; i < DROP_N; i++) {
-        assert_int_equal(sum.drop[i], 0);
-    }
+    all_arrived(&s, th, p[1]);
     down();
 }
 
@@ -403,18 +409,7 @@ static void test_vlans_come_and_go(void **state)
         dummy_clear(c);
         dummy_clear(d);
     }
-    __atomic_store_n(&s.stop, true, __ATOMIC_RELAXED);
-    pthread_join(th, NULL);
-    time_t end = time(NULL) + LIMIT_S;
-    while (count_stream(p[1]) < s.n && time(NULL) <= end) {
-        nap();
-    }
-    assert_int_equal(count_stream(p[1]), s.n);
-    struct port_counters sum;
-    port_counters_sum(p[1], &sum);
-    for (unsigned i = 0; i < DROP_N; i++) {
-        assert_int_equal(sum.drop[i], 0);
-    }
+    all_arrived(&s, th, p[1]);
     down();
 }
 

@@ -679,6 +679,22 @@ def test_notify(dir, abstract):
         assert n.recv(100) == b'STOPPING=1'
 
 
+@pytest.mark.skipif(not shutil.which('systemd-analyze'), reason='no systemd-analyze')
+def test_unit_file(dir):
+    """systemd reads every line of it, with the program where it is now."""
+    with open(f'{os.path.dirname(RINGWAY)}/data/ringway.service') as f:
+        text = re.sub(r'(?m)^ExecStart=\S+', f'ExecStart={RINGWAY}', f.read())
+
+    def verify(text):
+        with open(f'{dir}/ringway.service', 'w') as f:
+            f.write(text)
+        r = subprocess.run(['systemd-analyze', 'verify', '--man=no', f'{dir}/ringway.service'],
+                           capture_output=True, text=True, timeout=TIMEOUT)
+        return [s for s in r.stderr.splitlines() if 'ringway' in s] or r.returncode
+    assert verify(text) == 0
+    assert 'Nonsense' in ''.join(verify(text.replace('[Service]', '[Service]\nNonsense=yes')))
+
+
 # --- the control socket ---------------------------------------------------------------------------
 
 def test_socket_pipelining_and_half_close(switch):

@@ -710,11 +710,14 @@ def test_mtu(net):
     a, b = net.pair()
     cross(a, b)
     assert a.ack(vu.NET_SET_MTU, u64(1000)) == 0
-    f = frame(a.mac, b.mac, 1022)  # the MTU, an Ethernet header and room for two tags
-    b.send_frames(f)
-    assert a.recv() == f
-    b.send_frames(frame(a.mac, b.mac, 1023))
-    wait_for('drop', lambda: net.drops(a.name) == {'mtu': 1})
+    tag, outer = bytes.fromhex('81000007'), bytes.fromhex('88a80064')
+    for n, tags in enumerate((b'', tag, outer + tag, outer + tag + tag)):
+        f = frame(a.mac, b.mac, 1014)  # the MTU and an Ethernet header; two tags are not counted
+        f = f[:12] + tags + f[12:len(f) - 4 * (len(tags) > 8)]
+        b.send_frames(f)
+        assert a.recv() == f
+        b.send_frames(f + b'x')
+        wait_for('drop', lambda: net.drops(a.name) == {'mtu': n + 1})
     cross(a, b)
     c = net.nic(options={'mtu': '1500'})
     assert c.ack(vu.NET_SET_MTU, u64(1500)) == 0

@@ -163,7 +163,7 @@ static void test_create(void **state)
     assert_string_equal(p->name, "a.b-c_1");
     assert_string_equal(p->ops->kind, "dummy");
     assert_int_equal(p->id, PORT_NONE);
-    assert_int_equal(p->max_len, 1522);
+    assert_int_equal(p->max_len, 1514);
     assert_true(p->ready);
     port_count_drop(p, &w[0], DROP_RUNT, 3);
     port_count_drop(p, &w[1], DROP_RUNT, 4);

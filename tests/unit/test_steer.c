@@ -101,8 +101,9 @@ static const struct how forms[] = {
     {4, 6, 0, 0, NO_EXT, 0},       {4, 17, 0, 0x4000, NO_EXT, 0}, {4, 132, 1, 0, NO_EXT, 5},
     {4, 1, 0, 0, NO_EXT, 0},       {4, 17, 2, 0x2000, NO_EXT, 0}, {4, 17, 0, 0x00b9, NO_EXT, 0},
     {6, 6, 0, 0, NO_EXT, 0},       {6, 17, 2, 0, NO_EXT, 0},      {6, 58, 0, 0, NO_EXT, 0},
-    {6, 6, 0, 0, {0, 60, 43, 51}, 0}, {6, 17, 0, 0, {44, 0xff, 0xff, 0xff}, 0},
+    {6, 6, 0, 0, {0, 60, 43, 0xff}, 0}, {6, 17, 0, 0, {44, 0xff, 0xff, 0xff}, 0},
     {6, 17, 1, 0, {60, 44, 0xff, 0xff}, 0}, {0, 0, 0, 0, NO_EXT, 0}, {0, 0, 2, 0, NO_EXT, 0},
+    {6, 6, 0, 0, {51, 0xff, 0xff, 0xff}, 0}, {4, 51, 0, 0, NO_EXT, 0}, {4, 6, 5, 0, NO_EXT, 0},
 };
 
 static void test_symmetric(void **state)
@@ -126,6 +127,7 @@ static void test_what_counts(void **state)
         {false, true, false}, {false, true, false}, {true, true, false}, {true, true, false},
         {false, true, false}, {true, true, false},  {false, true, false}, {false, true, false},
         {false, false, true}, {false, false, true},
+        {false, true, false}, {false, true, false}, {true, true, false},
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(forms); i++) {
