@@ -114,8 +114,10 @@ static void sample_workers(struct rates *r, const struct dp *dp, double dt)
             to->frames = per_s(w[i].frames, b->frames, dt);
             to->sleeps = per_s(w[i].sleeps, b->sleeps, dt);
             to->signals = per_s(w[i].signals, b->signals, dt);
-            to->busy = MIN(per_s(w[i].busy_ns, b->busy_ns, ns), 1.0);
-            to->idle = MIN(per_s(w[i].idle_ns, b->idle_ns, ns), 1.0);
+            double busy = per_s(w[i].busy_ns, b->busy_ns, ns);
+            double idle = per_s(w[i].idle_ns, b->idle_ns, ns);
+            to->busy = MIN(busy, 1.0);
+            to->idle = MIN(idle, 1.0);
             /* A worker that is still asleep has not added this sleep to its sum yet. */
             to->sleep = MAX(1.0 - to->busy - to->idle, 0);
         }

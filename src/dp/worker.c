@@ -133,9 +133,9 @@ static NOINLINE uint32_t sample_queue(struct worker *w, const struct view *view,
     uint32_t frames = poll_queue(w, view, q);
 
     if (frames) {
-        uint64_t ns = MIN(clock_ns() - before, TURN_NS_MAX);
+        uint64_t ns = clock_ns() - before;
 
-        write_once(&q->busy_ns, q->busy_ns + ns * SAMPLE_ROUNDS);
+        write_once(&q->busy_ns, q->busy_ns + MIN(ns, TURN_NS_MAX) * SAMPLE_ROUNDS);
     }
     return frames;
 }
