@@ -1,32 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The life of a vhost-user device: its socket, its one connection, and what is left after it.
+ * The life of a vhost-user device: its one connection, and what is left after it.  How it comes to a
+ * connection is in vu_meet.h.
  *
- *   server   listening ---- accept ----> connected ---- over ----> listening
- *   client   dialling  --- connect() --> connected ---- over ----> dialling, with back-off
- *   either   whatever -- link down --> down -- link up --> listening or dialling
- *
- * The listening socket stays open while a front-end is connected; a second one is told by the end
- * of file.  When a connection ends, the order is: rings stopped (barriers), owner told, fds closed,
- * memory unmapped.  What is configured, and what is known for show, stays.
+ * When a connection ends, the order is: rings stopped (barriers), owner told, fds closed, memory
+ * unmapped.  What is configured, and what is known for show, stays.
  */
 #include <errno.h>
 #include <event2/event.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "vhost/vu_dev.h"
 #include "vnet/features.h"
-
-#define BACKOFF_MIN_MS  100
-#define BACKOFF_MAX_MS  2000
-#define LASTING_NS      2000000000ull /* a connection that lived this long starts the back-off anew */
-#define NO_FDS_PAUSE_MS 1000
 
 /* Tests shorten these. */
 static unsigned deadline_ms = VU_DEADLINE_MS;
@@ -81,7 +70,7 @@ static void disconnect(struct vu_dev *d, const struct err *e)
     event_del(d->watch);
     d->status = 0;
     d->mtu = 0;
-    d->peer = (struct vu_peer){0};
+    vu_meet_parted(d->meet);
     if (d->channel_fd >= 0) {
         close(d->channel_fd);
         d->channel_fd = -1;
@@ -96,14 +85,7 @@ static void disconnect(struct vu_dev *d, const struct err *e)
 
 static void on_over(void *ctx, const struct err *e)
 {
-    struct vu_dev *d = ctx;
-    bool lasted = clock_ns() - d->connected_ns >= LASTING_NS;
-
-    disconnect(d, e);
-    if (d->conf.client && !d->down) {
-        d->backoff_ms = lasted ? BACKOFF_MIN_MS : MIN(d->backoff_ms * 2, BACKOFF_MAX_MS);
-        set_timer(d->timer, d->backoff_ms);
-    }
+    disconnect(ctx, e);
 }
 
 static int on_message(void *ctx, struct vu_msg *m, struct err *e)
@@ -113,108 +95,43 @@ static int on_message(void *ctx, struct vu_msg *m, struct err *e)
 
 static const struct vu_conn_ops conn_ops = {.message = on_message, .over = on_over};
 
-static int connected(struct vu_dev *d, int fd)
+static bool on_met(void *ctx, int fd, const struct vu_peer *peer)
 {
+    struct vu_dev *d = ctx;
     char who[128];
 
-    vu_sock_peer(fd, &d->peer);
     d->conn = vu_conn_open(d->evbase, fd, deadline_ms, &conn_ops, d);
     if (!d->conn) {
         log_error("%s: out of memory for a connection", d->name);
-        return -ENOMEM;
+        return false;
     }
     d->n_connects++;
-    d->connected_ns = clock_ns();
-    snprintf(who, sizeof(who), "process %ld (%s)", (long)d->peer.pid, d->peer.comm);
+    snprintf(who, sizeof(who), "process %ld (%s)", (long)peer->pid, peer->comm);
     d->ops->link(d->ctx, true, who);
-    return 0;
+    return true;
 }
 
-/* --- server ----------------------------------------------------------------------------------- */
-
-static void turn_away(struct vu_dev *d, int fd)
+static bool on_second(void *ctx)
 {
-    struct vu_peer peer;
+    struct vu_dev *d = ctx;
 
-    vu_sock_peer(fd, &peer);
-    log_warn_limited("%s: process %ld (%s) connected to %s, where process %ld (%s) is connected; "
-                     "closed it. A port takes one front-end: give the other a port of its own",
-                     d->name, (long)peer.pid, peer.comm, d->path, (long)d->peer.pid, d->peer.comm);
-    close(fd);
+    if (!vu_meet_hung_up(vu_conn_fd(d->conn))) {
+        return false;
+    }
+    disconnect(d, &(struct err){.text = "the front-end closed the connection"});
+    return true;
 }
 
-static void on_acceptable(evutil_socket_t s, short what, void *arg)
+static void on_missed(void *ctx, const struct err *why)
 {
-    struct vu_dev *d = arg;
-    int fd = accept4(s, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    struct vu_dev *d = ctx;
 
-    if (fd < 0) {
-        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
-            log_warn_limited("%s: cannot accept a front-end: %s; raise the limit on open files "
-                             "(ulimit -n)",
-                             d->name, strerror(errno));
-            event_del(d->acceptable); /* it would stay ready and spin */
-            set_timer(d->timer, NO_FDS_PAUSE_MS);
-        }
-        return;
-    }
-    if (d->conn && vu_conn_hung_up(d->conn)) { /* the old one left; we only hear of it later */
-        disconnect(d, &(struct err){.text = "the front-end closed the connection"});
-    }
-    if (d->conn) {
-        turn_away(d, fd);
-    } else {
-        connected(d, fd);
-    }
+    snprintf(d->last_error, sizeof(d->last_error), "%s", why->text);
 }
 
-/* --- client ----------------------------------------------------------------------------------- */
-
-static void dial(struct vu_dev *d)
-{
-    struct err e = {0};
-    int fd = vu_sock_connect(d->path, &e);
-
-    if (fd >= 0 && !connected(d, fd)) {
-        d->dial_code = 0;
-        return;
-    }
-    if (fd < 0 && e.code != d->dial_code) {
-        d->dial_code = e.code;
-        snprintf(d->last_error, sizeof(d->last_error), "%s", e.text);
-        log_info("%s: %s; will try again until a front-end listens there", d->name, e.text);
-    }
-    d->backoff_ms = MIN(d->backoff_ms * 2, BACKOFF_MAX_MS);
-    set_timer(d->timer, d->backoff_ms);
-}
-
-static void on_timer(evutil_socket_t s, short what, void *arg)
-{
-    struct vu_dev *d = arg;
-
-    if (d->conf.client) {
-        dial(d);
-    } else {
-        event_add(d->acceptable, NULL);
-    }
-}
+static const struct vu_meet_ops meet_ops = {.met = on_met, .left = on_second, .missed = on_missed};
 
 /* --- for the owner ---------------------------------------------------------------------------- */
-
-static int start_server(struct vu_dev *d, struct err *e)
-{
-    int fd = vu_sock_listen(d->path, d->conf.owner, d->conf.group, d->conf.mode, &d->made, e);
-
-    if (fd < 0) {
-        return fd;
-    }
-    d->listen_fd = fd;
-    d->acceptable = event_new(d->evbase, fd, EV_READ | EV_PERSIST, on_acceptable, d);
-    if (!d->acceptable || event_add(d->acceptable, NULL)) {
-        return err_set(e, -ENOMEM, "out of memory");
-    }
-    return 0;
-}
 
 int vu_dev_create(struct vu_dev **out, const struct vu_conf *conf, const struct vu_ops *ops,
                   void *ctx, struct event_base *evbase, struct err *e)
@@ -229,25 +146,28 @@ int vu_dev_create(struct vu_dev **out, const struct vu_conf *conf, const struct 
                          .ops = ops,
                          .ctx = ctx,
                          .evbase = evbase,
-                         .listen_fd = -1,
-                         .channel_fd = -1,
-                         .backoff_ms = BACKOFF_MIN_MS / 2};
+                         .channel_fd = -1};
     d->conf.max_rings = conf->max_rings ? conf->max_rings : VU_MAX_RINGS;
     d->conf.features |= VIRTIO_BIT(F_PROTOCOL_FEATURES);
     d->conf.name = d->name = strdup(conf->name);
-    d->conf.path = d->path = strdup(conf->path);
     d->owner.name = d->name;
-    d->timer = evtimer_new(evbase, on_timer, d);
     d->watch = evtimer_new(evbase, on_watch, d);
     if (conf->state_path) {
         d->conf.state_path = d->state_path = strdup(conf->state_path);
     }
-    if (!d->name || !d->path || !d->timer || !d->watch || (conf->state_path && !d->state_path)) {
+    if (!d->name || !d->watch || (conf->state_path && !d->state_path)) {
         rc = err_set(e, -ENOMEM, "out of memory");
-    } else if (conf->client) {
-        set_timer(d->timer, 0); /* from the event loop: link() must not come before *out is set */
     } else {
-        rc = start_server(d, e);
+        const struct vu_meet_conf meet = {.name = d->name,
+                                          .path = conf->path,
+                                          .whom = "front-end",
+                                          .client = conf->client,
+                                          .owner = conf->owner,
+                                          .group = conf->group,
+                                          .mode = conf->mode};
+
+        rc = vu_meet_create(&d->meet, &meet, &meet_ops, d, evbase, e);
+        d->conf.path = rc ? NULL : vu_meet_path(d->meet);
     }
     if (rc) {
         d->conf.state_path = NULL; /* it stays for the next try */
@@ -259,18 +179,6 @@ int vu_dev_create(struct vu_dev **out, const struct vu_conf *conf, const struct 
     return 0;
 }
 
-static void stop_server(struct vu_dev *d)
-{
-    if (d->acceptable) {
-        event_free(d->acceptable);
-        d->acceptable = NULL;
-    }
-    if (d->listen_fd >= 0) {
-        close(d->listen_fd);
-        d->listen_fd = -1;
-    }
-}
-
 int vu_dev_set_link(struct vu_dev *d, bool up, struct err *e)
 {
     if (up == !d->down) {
@@ -278,8 +186,7 @@ int vu_dev_set_link(struct vu_dev *d, bool up, struct err *e)
     }
     if (!up) {
         d->down = true;
-        event_del(d->timer);
-        stop_server(d);
+        vu_meet_close(d->meet);
         if (vu_config_taken(d)) {
             vu_ring_stop_all(d);
             vu_config_changed(d);
@@ -288,16 +195,10 @@ int vu_dev_set_link(struct vu_dev *d, bool up, struct err *e)
         }
         return 0;
     }
-    if (d->conf.client && !d->conn) {
-        d->backoff_ms = BACKOFF_MIN_MS / 2;
-        set_timer(d->timer, 0);
-    } else if (!d->conf.client) {
-        int rc = start_server(d, e);
+    int rc = vu_meet_open(d->meet, e);
 
-        if (rc) {
-            stop_server(d);
-            return rc;
-        }
+    if (rc) {
+        return rc;
     }
     d->down = false;
     if (d->conn) {
@@ -314,18 +215,11 @@ void vu_dev_destroy(struct vu_dev *d)
     }
     disconnect(d, &(struct err){.text = "the port was removed"});
     vu_inflight_end(d);
-    if (!d->conf.client) {
-        vu_sock_unlink(d->path, &d->made);
-    }
-    stop_server(d);
-    if (d->timer) {
-        event_free(d->timer);
-    }
+    vu_meet_destroy(d->meet);
     if (d->watch) {
         event_free(d->watch);
     }
     free(d->name);
-    free(d->path);
     free(d->state_path);
     free(d);
 }
@@ -344,9 +238,9 @@ void vu_dev_info(const struct vu_dev *d, struct vu_info *out)
 {
     *out = (struct vu_info){.client = d->conf.client,
                             .connected = d->conn != NULL,
-                            .path = d->path,
+                            .path = vu_meet_path(d->meet),
                             .last_error = d->last_error,
-                            .peer_pid = d->peer.pid,
+                            .peer_pid = vu_meet_peer(d->meet)->pid,
                             .offered = d->conf.features,
                             .negotiated = d->features,
                             .protocol_features = d->protocol_features,
@@ -359,11 +253,7 @@ void vu_dev_info(const struct vu_dev *d, struct vu_info *out)
                             .n_messages = d->n_messages,
                             .n_refused = d->n_refused,
                             .n_connects = d->n_connects};
-    out->state = vu_ring_any_running(d) ? "running"
-                 : d->down              ? "down"
-                 : d->conn              ? "connected"
-                 : d->conf.client       ? "dialling"
-                                        : "listening";
+    out->state = vu_ring_any_running(d) ? "running" : vu_meet_state(d->meet);
 }
 
 bool vu_dev_ring_info(const struct vu_dev *d, unsigned idx, struct vu_ring_info *out)

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <event2/event.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -242,11 +241,9 @@ int vu_conn_reply_fd(struct vu_conn *c, uint32_t request, const void *payload, u
     return flush(c);
 }
 
-bool vu_conn_hung_up(const struct vu_conn *c)
+int vu_conn_fd(const struct vu_conn *c)
 {
-    struct pollfd p = {.fd = c->fd, .events = POLLRDHUP};
-
-    return poll(&p, 1, 0) == 1 && p.revents & (POLLHUP | POLLRDHUP | POLLERR);
+    return c->fd;
 }
 
 struct vu_conn *vu_conn_open(struct event_base *evbase, int fd, unsigned deadline_ms,

@@ -44,7 +44,6 @@ void vu_conn_close(struct vu_conn *c);
 int vu_conn_reply(struct vu_conn *c, uint32_t request, const void *payload, uint32_t size);
 /* The same with a file descriptor, -1: none. Takes over fd, also on failure. */
 int vu_conn_reply_fd(struct vu_conn *c, uint32_t request, const void *payload, uint32_t size, int fd);
-/* The other end has closed, although there may be something to read still. */
-bool vu_conn_hung_up(const struct vu_conn *c);
+int vu_conn_fd(const struct vu_conn *c);
 
 #endif

@@ -15,7 +15,7 @@
 #include "vhost/vu_codec.h"
 #include "vhost/vu_conn.h"
 #include "vhost/vu_inflight.h"
-#include "vhost/vu_sock.h"
+#include "vhost/vu_meet.h"
 #include "vnet/features.h"
 
 /*
@@ -46,20 +46,15 @@ struct vu_ring {
 
 struct vu_dev {
     /* for the life of the device */
-    char *name, *path, *state_path;
+    char *name, *state_path;
+    struct vu_meet *meet;
     struct vu_conf conf; /* its strings point to our copies */
     const struct vu_ops *ops;
     void *ctx;
     struct event_base *evbase;
     bool down;     /* vu_dev_set_link(): nobody gets in */
-    int listen_fd; /* -1 in client mode, or while down */
-    struct vu_sock_file made;
-    struct event *acceptable;
-    struct event *timer; /* client: next dial; server: accept again after running out of fds */
     struct event *watch; /* see vu_rings_watch() */
     struct vnet_config config; /* MAC and MTU; the rest is filled in when asked */
-    unsigned backoff_ms;
-    int dial_code; /* what the last dial failed with, to log each cause once */
 
     /* for show */
     char last_error[480];
@@ -67,8 +62,6 @@ struct vu_dev {
 
     /* one connection; all zero without one */
     struct vu_conn *conn;
-    uint64_t connected_ns;
-    struct vu_peer peer;
     int channel_fd; /* of SET_BACKEND_REQ_FD, -1: none */
     uint64_t protocol_features;
     uint64_t features;

@@ -521,7 +521,7 @@ static int fe_addr(const struct vu_fe *fe, struct sockaddr_un *a, struct err *e)
 
 static int fe_listen(struct vu_fe *fe, struct err *e)
 {
-    fe->listen_fd = vu_sock_listen(fe->path, (uid_t)-1, (gid_t)-1, 0660, &fe->file, e);
+    fe->listen_fd = vu_sock_listen(fe->path, SOCK_STREAM, (uid_t)-1, (gid_t)-1, 0660, &fe->file, e);
     return MIN(fe->listen_fd, 0);
 }
 

@@ -73,25 +73,37 @@ static int make_addr(const char *path, struct sockaddr_un *sa, struct err *e)
     return 0;
 }
 
-static int new_socket(struct err *e)
+static int new_socket(int type, struct err *e)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
     return fd >= 0 ? fd : err_set(e, -errno, "cannot make a UNIX socket: %s", strerror(errno));
 }
 
-int vu_sock_connect(const char *path, struct err *e)
+int vu_sock_join(int fd, const char *path, struct err *e)
 {
     struct sockaddr_un sa;
     int rc = make_addr(path, &sa, e);
-    int fd = rc ? rc : new_socket(e);
 
-    if (fd >= 0 && connect(fd, (struct sockaddr *)&sa, sizeof(sa))) {
+    if (!rc && connect(fd, (struct sockaddr *)&sa, sizeof(sa))) {
         rc = err_set(e, -errno, "cannot connect to %s: %s", path, strerror(errno));
-        close(fd);
-        return rc;
     }
-    return fd;
+    return rc;
+}
+
+static int connect_to(const char *path, int type, struct err *e)
+{
+    int fd = new_socket(type, e), rc = fd < 0 ? fd : vu_sock_join(fd, path, e);
+
+    if (rc && fd >= 0) {
+        close(fd);
+    }
+    return rc ? rc : fd;
+}
+
+int vu_sock_connect(const char *path, struct err *e)
+{
+    return connect_to(path, SOCK_STREAM, e);
 }
 
 static int in_use(const char *path, int fd, struct err *e)
@@ -106,7 +118,7 @@ static int in_use(const char *path, int fd, struct err *e)
 }
 
 /* Make path free for bind(), if it is a socket that nobody answers on. */
-static int remove_stale(const char *path, struct err *e)
+static int remove_stale(const char *path, int type, struct err *e)
 {
     struct stat st;
     struct err why;
@@ -119,7 +131,7 @@ static int remove_stale(const char *path, struct err *e)
         return err_set(e, -EEXIST,
                        "%s exists and is not a socket; remove it or choose another --rundir", path);
     }
-    int fd = vu_sock_connect(path, &why);
+    int fd = connect_to(path, type, &why);
     if (fd >= 0) {
         int rc = in_use(path, fd, e);
         close(fd);
@@ -199,15 +211,15 @@ static int set_access(const char *path, uid_t uid, gid_t gid, mode_t mode, struc
     return rc;
 }
 
-int vu_sock_listen(const char *path, uid_t uid, gid_t gid, mode_t mode, struct vu_sock_file *made,
-                   struct err *e)
+int vu_sock_listen(const char *path, int type, uid_t uid, gid_t gid, mode_t mode,
+                   struct vu_sock_file *made, struct err *e)
 {
     struct sockaddr_un sa;
     struct stat st;
     int rc = make_addr(path, &sa, e);
 
-    rc = rc ? rc : remove_stale(path, e);
-    int fd = rc ? rc : new_socket(e);
+    rc = rc ? rc : remove_stale(path, type, e);
+    int fd = rc ? rc : new_socket(type, e);
     if (fd < 0) {
         return fd;
     }
@@ -218,7 +230,7 @@ int vu_sock_listen(const char *path, uid_t uid, gid_t gid, mode_t mode, struct v
         return rc;
     }
     rc = set_access(path, uid, gid, mode, e);
-    if (!rc && (listen(fd, BACKLOG) || lstat(path, &st))) {
+    if (!rc && ((type == SOCK_STREAM && listen(fd, BACKLOG)) || lstat(path, &st))) {
         rc = err_set(e, -errno, "cannot listen on %s: %s", path, strerror(errno));
     }
     if (rc) {

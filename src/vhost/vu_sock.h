@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * UNIX sockets of vhost-user: making, finding and refusing them.  Nothing here blocks: the sockets
+ * UNIX sockets: making, finding and refusing them.  Nothing here blocks: the sockets
  * are non-blocking and connect() on a UNIX socket answers at once.  Control thread.
  */
 #ifndef VHOST_VU_SOCK_H
@@ -25,16 +25,18 @@ struct vu_sock_file {
 };
 
 /*
- * Listen on path. A stale socket file is removed; one that somebody listens on is -EADDRINUSE with
+ * Listen on path, or be reached there (type: SOCK_STREAM or SOCK_DGRAM). A stale socket file is removed; one that somebody listens on is -EADDRINUSE with
  * pid and program. uid, gid: -1 leaves it. Nobody can connect before mode and owner are right.
  * Returns the fd or -errno.
  */
-int vu_sock_listen(const char *path, uid_t uid, gid_t gid, mode_t mode, struct vu_sock_file *made,
-                   struct err *e);
+int vu_sock_listen(const char *path, int type, uid_t uid, gid_t gid, mode_t mode,
+                   struct vu_sock_file *made, struct err *e);
 /* Remove path if it still is the file we made. */
 void vu_sock_unlink(const char *path, const struct vu_sock_file *made);
-/* Returns the fd or -errno. */
+/* A stream socket that is connected: the fd, or -errno. */
 int vu_sock_connect(const char *path, struct err *e);
+/* Connect fd; a datagram socket may be connected again. 0 or -errno. */
+int vu_sock_join(int fd, const char *path, struct err *e);
 
 /*
  * One recvmsg: up to len bytes, and fds behind fd[*n_fds] (at most max in all, close-on-exec).

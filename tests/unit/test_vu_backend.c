@@ -4,6 +4,7 @@
  * what, every refusal, and that no fd is lost on any path (each test counts them).
  */
 #include "vhost/vu_backend.c" /* its time-outs are shortened here */
+#include "vhost/vu_meet.c"
 
 #include <poll.h>
 #include <sys/prctl.h>
@@ -2293,21 +2294,21 @@ static void client_backs_off(void **state)
     conf.client = true;
     assert_int_equal(vu_dev_create(&F.dev, &conf, &owner_ops, &F.own, F.base, &e), 0);
     for (unsigned i = 0; i < ARRAY_SIZE(want); i++) {
-        event_del(F.dev->timer);
-        on_timer(-1, 0, F.dev); /* now, not later */
-        assert_int_equal(F.dev->backoff_ms, want[i]);
-        assert_true(event_pending(F.dev->timer, EV_TIMEOUT, NULL));
+        event_del(F.dev->meet->timer);
+        on_timer(-1, 0, F.dev->meet); /* now, not later */
+        assert_int_equal(F.dev->meet->backoff_ms, want[i]);
+        assert_true(event_pending(F.dev->meet->timer, EV_TIMEOUT, NULL));
     }
     int l = listen_here(F.path);
     clock_stop();
     for (unsigned lasts = 0; lasts < 2; lasts++) {
-        event_del(F.dev->timer);
-        on_timer(-1, 0, F.dev);
+        event_del(F.dev->meet->timer);
+        on_timer(-1, 0, F.dev->meet);
         assert_true(F.own.up);
         clock_warp(lasts ? LASTING_NS : LASTING_NS - 1);
         vu_dev_kill(F.dev, "test");
-        assert_int_equal(F.dev->backoff_ms, lasts ? 100 : 2000);
-        assert_true(event_pending(F.dev->timer, EV_TIMEOUT, NULL));
+        assert_int_equal(F.dev->meet->backoff_ms, lasts ? 100 : 2000);
+        assert_true(event_pending(F.dev->meet->timer, EV_TIMEOUT, NULL));
     }
     close(l);
     unlink(F.path);
