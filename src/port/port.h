@@ -29,6 +29,7 @@
 #define PORT_PORT_H
 
 #include <jansson.h>
+#include <sys/types.h>
 
 #include "base/compiler.h"
 #include "base/err.h"
@@ -105,6 +106,20 @@ bool port_conf_is(const struct port_conf *c, const char *key, const char *value)
 /* A mask of pkt/offload.h, written as words joined by plus signs. */
 uint16_t port_conf_offload(const struct port_conf *c, const char *key, uint16_t otherwise);
 int port_check_offload(const char *value, struct err *e); /* for port_option_def.check */
+
+/* For the table of a kind that makes a socket file: who may use it. */
+#define PORT_OPTIONS_SOCKET                                                                        \
+    {"owner", "user (name or number) who owns the listening socket", .check = port_check_owner},   \
+        {"group", "group (name or number) of the listening socket", .check = port_check_group},    \
+    {                                                                                              \
+        "mode", "permissions of the listening socket, octal (default 0660)", .type = PORT_OCTAL,   \
+        .max = 0777                                                                                \
+    }
+int port_check_owner(const char *value, struct err *e);
+int port_check_group(const char *value, struct err *e);
+uid_t port_conf_owner(const struct port_conf *c); /* -1: leave it */
+gid_t port_conf_group(const struct port_conf *c); /* -1: leave it */
+mode_t port_conf_mode(const struct port_conf *c);
 
 /* Counters of one port, written by one worker only (relaxed stores), read by anybody. */
 struct port_counters {

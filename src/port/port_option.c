@@ -8,6 +8,8 @@
  */
 #include <ctype.h>
 #include <errno.h>
+#include <grp.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -213,4 +215,74 @@ uint16_t port_conf_offload(const struct port_conf *c, const char *key, uint16_t 
         offload_parse(value, &otherwise);
     }
     return otherwise;
+}
+
+/* owner= and group=: names or numbers. (uid_t)-1 is no user: chown takes it for "leave it". */
+static bool read_id(const char *value, uint32_t *id)
+{
+    uint64_t v;
+    bool ok = text_number(value, 10, UINT32_MAX - 1, &v);
+
+    *id = ok ? (uint32_t)v : UINT32_MAX;
+    return ok;
+}
+
+static bool read_owner(const char *value, uid_t *uid)
+{
+    const struct passwd *pw = getpwnam(value);
+
+    *uid = pw ? pw->pw_uid : (uid_t)-1;
+    return pw || read_id(value, uid);
+}
+
+static bool read_group(const char *value, gid_t *gid)
+{
+    const struct group *gr = getgrnam(value);
+
+    *gid = gr ? gr->gr_gid : (gid_t)-1;
+    return gr || read_id(value, gid);
+}
+
+int port_check_owner(const char *value, struct err *e)
+{
+    uid_t uid;
+
+    return read_owner(value, &uid) ? 0
+                                   : err_set(e, -EINVAL, "owner=%.40s: there is no such user", value);
+}
+
+int port_check_group(const char *value, struct err *e)
+{
+    gid_t gid;
+
+    return read_group(value, &gid)
+               ? 0
+               : err_set(e, -EINVAL, "group=%.40s: there is no such group", value);
+}
+
+uid_t port_conf_owner(const struct port_conf *c)
+{
+    const char *value = port_conf_get(c, "owner");
+    uid_t uid = (uid_t)-1;
+
+    if (value) {
+        read_owner(value, &uid);
+    }
+    return uid;
+}
+
+gid_t port_conf_group(const struct port_conf *c)
+{
+    const char *value = port_conf_get(c, "group");
+    gid_t gid = (gid_t)-1;
+
+    if (value) {
+        read_group(value, &gid);
+    }
+    return gid;
+}
+
+mode_t port_conf_mode(const struct port_conf *c)
+{
+    return (mode_t)port_conf_octal(c, "mode", 0660);
 }

@@ -29,7 +29,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "pkt/copy.h"
+#include "pkt/lend.h"
 #include "port/kinds.h"
 #include "port/record.h"
 #include "port/replay.h"
@@ -106,21 +106,6 @@ static void advance(struct port_pcap *pp)
     write_once(&pp->round, pp->round + 1);
 }
 
-static void lend(struct batch *b, const uint8_t *bytes, uint32_t len)
-{
-    struct pkt *k = &b->pkt[b->n];
-    uint32_t snap = MIN(len, (uint32_t)PKT_SNAP - VNET_HDR_LEN);
-
-    *k = (struct pkt){.data = batch_snap(b, b->n) + VNET_HDR_LEN,
-                      .len = len,
-                      .snap_len = (uint16_t)snap,
-                      .n_spans = len > snap,
-                      .span = {(const uint8_t GUEST *)(bytes + snap), len - snap}};
-    pkt_plain_header(k->data);
-    copy_bytes(k->data, bytes, snap);
-    b->n++;
-}
-
 static uint32_t pcap_rx(struct rxq *q, struct batch *b, struct wctx *w)
 {
     struct port_pcap *pp = container_of(q, struct port_pcap, q);
@@ -138,7 +123,7 @@ static uint32_t pcap_rx(struct rxq *q, struct batch *b, struct wctx *w)
         if (f->len < PKT_MIN_LEN || f->len > PKT_MAX_LEN) {
             port_count_drop(&pp->port, w, f->len < PKT_MIN_LEN ? DROP_RUNT : DROP_GIANT, 1);
         } else {
-            lend(b, pp->replay.bytes + f->from, f->len);
+            pkt_lend(b, pp->replay.bytes + f->from, f->len);
             bytes += f->len;
         }
         advance(pp);

@@ -15,7 +15,7 @@
  *
  * Sender's memory that vanished.  The spans of a write may be guest memory whose file was
  * truncated. The kernel then answers EFAULT instead of raising SIGBUS, so nothing would tell the
- * port that owns the memory; touch_spans() reads it once from here, which does raise it (see
+ * port that owns the memory; pkt_touch() reads it once from here, which does raise it (see
  * mem/gmem.h), and the owner finds out at its next burst.
  *
  * Offloads.  The device has a virtio-net header of 12 bytes.  What the kernel may send in it is asked
@@ -62,7 +62,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
-#include "pkt/segment.h"
+#include "pkt/iov.h"
 #include "port/kinds.h"
 
 #define TUN_PATH       "/dev/net/tun"
@@ -200,21 +200,6 @@ static void tap_disarm(struct rxq *q)
 
 /* ---- worker: send ------------------------------------------------------------------------- */
 
-/* Read one byte of every page: a page that is gone raises SIGBUS, whose handler marks the memory.
- */
-static NOINLINE void touch_spans(const struct pkt *k)
-{
-    const struct gspan *s = pkt_spans(k);
-
-    for (unsigned i = 0; i < k->n_spans; i++) {
-        const volatile uint8_t *p = GUEST_PTR(const volatile uint8_t, s[i].p);
-        for (uint32_t at = 0; at < s[i].len; at += 4096) {
-            (void)p[at];
-        }
-        (void)p[s[i].len - 1];
-    }
-}
-
 /* 0 or -errno. Not inlined: under ThreadSanitizer gcc then sees a wrong size of iov, and warns. */
 static NOINLINE int write_all(int fd, const struct iovec *iov, int n)
 {
@@ -229,49 +214,33 @@ static NOINLINE int write_all(int fd, const struct iovec *iov, int n)
     return -errno;
 }
 
+/* Bytes [from, from + len) of the packet behind the first n iovecs. */
+static int write_behind(int fd, const struct pkt *k, uint32_t from, uint32_t len, struct iovec *iov,
+                        unsigned n)
+{
+    unsigned more = len ? pkt_iov(k, from, len, iov + n, TAP_IOV_MAX - n) : 0;
+
+    if (unlikely(len && !more)) {
+        return -EMSGSIZE; /* nobody sends a frame in a thousand pieces for a good reason */
+    }
+    return write_all(fd, iov, (int)(n + more));
+}
+
 /* A frame that the kernel takes as it is. */
 static int write_frame(int fd, const struct pkt *k, struct iovec *iov)
 {
-    const struct gspan *s = pkt_spans(k);
-    int n = 1;
-
-    if (unlikely(k->n_spans >= TAP_IOV_MAX)) {
-        return -EMSGSIZE; /* nobody sends a frame in a thousand pieces for a good reason */
-    }
     iov[0] = (struct iovec){k->data - VNET_HDR_LEN, VNET_HDR_LEN + (size_t)k->snap_len};
-    for (unsigned i = 0; i < k->n_spans; i++) {
-        iov[n++] = (struct iovec){GUEST_PTR(void, s[i].p), s[i].len};
-    }
-    return write_all(fd, iov, n);
+    return write_behind(fd, k, k->snap_len, k->len - k->snap_len, iov, 1);
 }
 
 static int write_segment(int fd, struct tap_scratch *t)
 {
     struct segment *seg = &t->segment;
-    struct pkt_reader r = pkt_reader_at(t->segmenter.p, seg->from);
-    int n = 2;
 
-    if (seg->n_patch || seg->sum_at) {
-        segment_apply_patches(seg);
-    }
-    if (seg->sum_at) { /* rare: DHCP */
-        uint16_t field = segment_sum(&t->segmenter, seg);
-
-        memcpy(seg->buf + seg->sum_at, &field, sizeof(field));
-    }
+    segment_finish(&t->segmenter, seg); /* to be summed here is rare: DHCP */
     t->iov[0] = (struct iovec){&seg->h, VNET_HDR_LEN};
     t->iov[1] = (struct iovec){(void *)(uintptr_t)seg->head, seg->head_len};
-    for (uint32_t left = seg->len; left; n++) {
-        uint32_t run = left;
-
-        if (n == TAP_IOV_MAX) {
-            return -EMSGSIZE;
-        }
-        t->iov[n].iov_base = (void *)(uintptr_t)pkt_read(&r, &run);
-        t->iov[n].iov_len = run;
-        left -= run;
-    }
-    return write_all(fd, t->iov, n);
+    return write_behind(fd, t->segmenter.p, seg->from, seg->len, t->iov, 2);
 }
 
 /* What was written in one call of tap_tx(). */
@@ -340,7 +309,7 @@ static void tap_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32_t
                        : write_segments(t->q.fd, t->takes, k, scratch, &sum);
         if (unlikely(rc)) {
             if (rc == -EFAULT) {
-                touch_spans(k);
+                pkt_touch(k);
             }
             port_count_drop(p, w, drop_of(rc), 1);
             continue;

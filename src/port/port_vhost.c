@@ -14,8 +14,6 @@
 
 #include <errno.h>
 #include <event2/event.h>
-#include <grp.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -323,57 +321,11 @@ static void port_vhost_event(struct port *port)
     }
 }
 
-/* owner= and group=: names or numbers. (uid_t)-1 is no user: chown takes it for "leave it". */
-static bool read_id(const char *value, uint32_t *id)
-{
-    uint64_t v;
-    bool ok = text_number(value, 10, UINT32_MAX - 1, &v);
-
-    *id = ok ? (uint32_t)v : UINT32_MAX;
-    return ok;
-}
-
-static bool read_owner(const char *value, uid_t *uid)
-{
-    const struct passwd *pw = getpwnam(value);
-
-    *uid = pw ? pw->pw_uid : (uid_t)-1;
-    return pw || read_id(value, uid);
-}
-
-static bool read_group(const char *value, gid_t *gid)
-{
-    const struct group *gr = getgrnam(value);
-
-    *gid = gr ? gr->gr_gid : (gid_t)-1;
-    return gr || read_id(value, gid);
-}
-
-static int check_owner(const char *value, struct err *e)
-{
-    uid_t uid;
-
-    return read_owner(value, &uid) ? 0
-                                   : err_set(e, -EINVAL, "owner=%.40s: there is no such user", value);
-}
-
-static int check_group(const char *value, struct err *e)
-{
-    gid_t gid;
-
-    return read_group(value, &gid)
-               ? 0
-               : err_set(e, -EINVAL, "group=%.40s: there is no such group", value);
-}
-
 static const struct port_option_def vhost_options[] = {
     {"client", "connect to the front-end that listens on this socket, and reconnect",
      .type = PORT_PATH},
     {"path", "listen on this socket (default RUNDIR/NAME.sock)", .type = PORT_PATH},
-    {"owner", "user (name or number) who owns the listening socket", .check = check_owner},
-    {"group", "group (name or number) of the listening socket", .check = check_group},
-    {"mode", "permissions of the listening socket, octal (default 0660)", .type = PORT_OCTAL,
-     .max = 0777},
+    PORT_OPTIONS_SOCKET,
     {"mtu", "largest IP packet sent to the guest, bytes (default: what the front-end says)",
      .changeable = true, .type = PORT_NUMBER, .min = 68, .max = 65535},
     {"offload", "what the guest is offered, both ways: words like csum+tso4+uso (default all but ufo)",
@@ -438,11 +390,10 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
 {
     struct port_vhost *pv = calloc(1, sizeof(*pv));
     const char *client = port_conf_get(c, "client"), *path = port_conf_get(c, "path");
-    const char *owner = port_conf_get(c, "owner"), *group = port_conf_get(c, "group");
     struct vu_conf v = {.name = c->name,
-                        .owner = (uid_t)-1,
-                        .group = (gid_t)-1,
-                        .mode = (mode_t)port_conf_octal(c, "mode", 0660),
+                        .owner = port_conf_owner(c),
+                        .group = port_conf_group(c),
+                        .mode = port_conf_mode(c),
                         .fs = port_conf_is(c, "any-fs", "yes") ? GMEM_FS_ANY : GMEM_FS_MEMORY_ONLY};
     char *listen_path = NULL, *state_path = NULL;
     int rc;
@@ -464,12 +415,6 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
         rc = err_set(e, -ENOMEM, "port %s: out of memory", c->name);
     }
     v.state_path = state_path;
-    if (owner) {
-        read_owner(owner, &v.owner);
-    }
-    if (group) {
-        read_group(group, &v.group);
-    }
     pv->rings = &pv->rings_room[0];
     pv->look = evtimer_new(env->evbase, on_look, pv);
     if (!rc && !pv->look) {
