@@ -35,12 +35,14 @@ bool log_limit_ok(struct log_limit *l, unsigned burst);
 #define log_info(...) log_write(LOG_INFO, __VA_ARGS__)
 #define log_debug(...) log_write(LOG_DEBUG, __VA_ARGS__)
 /* For lines that a peer can cause at will. */
-#define log_warn_limited(...)                                                                      \
+#define log_limited_(level, ...)                                                                   \
     do {                                                                                           \
         static struct log_limit limit_;                                                            \
         if (log_limit_ok(&limit_, 10)) {                                                           \
-            log_write(LOG_WARN, __VA_ARGS__);                                                      \
+            log_write(level, __VA_ARGS__);                                                         \
         }                                                                                          \
     } while (0)
+#define log_warn_limited(...) log_limited_(LOG_WARN, __VA_ARGS__)
+#define log_info_limited(...) log_limited_(LOG_INFO, __VA_ARGS__)
 
 #endif

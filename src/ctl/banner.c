@@ -3,7 +3,7 @@
  * The lines to paste.  They are exact: the guest's memory is shared (a vhost-user port cannot work
  * otherwise), the ring size is the largest that QEMU has, and the VM comes back by itself after a
  * restart of the switch.  The word for that changed: reconnect=SECONDS until QEMU 9.1,
- * reconnect-ms=MILLISECONDS since 9.2.
+ * reconnect-ms=MILLISECONDS since 9.2; -netdev stream has had it since QEMU 8.0.
  */
 #include "ctl/banner.h"
 
@@ -77,25 +77,29 @@ static void put_qemu_path(FILE *f, const char *path)
 struct plug {
     const char *name;
     const char *path; /* of the socket */
+    const char *peer; /* qemu-dgram: QEMU's own */
     const char *mtu;  /* NULL: not said */
     unsigned queues;  /* pairs; 1 if not said */
     bool qemu_listens;
     char mac[18];
 };
 
+static bool has_reconnect_ms(struct qemu_version q)
+{
+    return q.major == 0 || q.major > 9 || (q.major == 9 && q.minor >= 2);
+}
+
 static void put_qemu(FILE *f, const struct plug *p, struct qemu_version q)
 {
-    bool ms = q.major == 0 || q.major > 9 || (q.major == 9 && q.minor >= 2);
-
     fputs("  qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=mem,size=1G,share=on "
           "-machine memory-backend=mem \\\n",
           f);
     fprintf(f, "    -chardev socket,id=chr-%s,path=", p->name);
     put_qemu_path(f, p->path);
     fprintf(f, ",%s \\\n",
-            p->qemu_listens ? "server=on,wait=off"
-            : ms            ? "reconnect-ms=1000"
-                            : "reconnect=1");
+            p->qemu_listens       ? "server=on,wait=off"
+            : has_reconnect_ms(q) ? "reconnect-ms=1000"
+                                  : "reconnect=1");
     fprintf(f, "    -netdev vhost-user,id=net-%s,chardev=chr-%s", p->name, p->name);
     if (p->queues > 1) {
         fprintf(f, ",queues=%u", p->queues);
@@ -112,6 +116,32 @@ static void put_qemu(FILE *f, const struct plug *p, struct qemu_version q)
         fprintf(f, ",mq=on,vectors=%u", 2 * p->queues + 2);
     }
     fputs("\n", f);
+}
+
+/* A card that QEMU emulates, behind one of its own netdevs: e1000 is what any system has a driver for. */
+static void put_card(FILE *f, const struct plug *p)
+{
+    fprintf(f, " \\\n    -device e1000,netdev=net-%s,mac=%s\n", p->name, p->mac);
+}
+
+static void put_qemu_stream(FILE *f, const struct plug *p, struct qemu_version q)
+{
+    fprintf(f, "  qemu-system-x86_64 -m 1G -netdev stream,id=net-%s,server=%s,addr.type=unix,addr.path=",
+            p->name, p->qemu_listens ? "on" : "off");
+    put_qemu_path(f, p->path);
+    if (!p->qemu_listens && q.major != 7) {
+        fputs(has_reconnect_ms(q) ? ",reconnect-ms=1000" : ",reconnect=1", f);
+    }
+    put_card(f, p);
+}
+
+static void put_qemu_dgram(FILE *f, const struct plug *p, struct qemu_version q)
+{
+    fprintf(f, "  qemu-system-x86_64 -m 1G -netdev dgram,id=net-%s,local.type=unix,local.path=", p->name);
+    put_qemu_path(f, p->peer);
+    fputs(",remote.type=unix,remote.path=", f);
+    put_qemu_path(f, p->path);
+    put_card(f, p);
 }
 
 static void put_xml_text(FILE *f, const char *s)
@@ -171,54 +201,102 @@ static void put_intro(FILE *f, bool libvirt, struct qemu_version qemu)
     }
 }
 
+static void no_libvirt(FILE *f, const struct plug *p)
+{
+    fprintf(f, "  libvirt has no word for this kind of port: give the domain QEMU's own arguments "
+               "(<qemu:commandline>), which `ringway run` prints without --libvirt for %s\n",
+            p->name);
+}
+
+/* Which kinds have lines, and how they are written. */
+static const struct way {
+    const char *kind;
+    void (*qemu)(FILE *f, const struct plug *p, struct qemu_version q);
+    void (*libvirt)(FILE *f, const struct plug *p);
+    bool shared_memory; /* put_intro() is about it */
+} ways[] = {
+    {"vhost-user", put_qemu, put_libvirt, true},
+    {"qemu-stream", put_qemu_stream, no_libvirt, false},
+    {"qemu-dgram", put_qemu_dgram, no_libvirt, false},
+};
+
+static const struct way *way_of(const struct port *p)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(ways); i++) {
+        if (!strcmp(p->ops->kind, ways[i].kind)) {
+            return &ways[i];
+        }
+    }
+    return NULL;
+}
+
+/* To be freed. */
+static char *default_path(const char *rundir, const char *name, const char *more)
+{
+    char file[PORT_NAME_MAX + 16];
+
+    snprintf(file, sizeof(file), "%s%s.sock", name, more);
+    return rundir_path(rundir, file);
+}
+
+static void put_port(FILE *f, const struct banner *b, const struct port *port, const struct way *way,
+                     struct qemu_version qemu)
+{
+    const struct port_conf *c = &port->conf;
+    const char *client = port_conf_get(c, "client"), *said = client ? client : port_conf_get(c, "path");
+    const char *peer = port_conf_get(c, "peer");
+    char *path = said ? NULL : default_path(b->rundir, c->name, "");
+    char *other = peer ? NULL : default_path(b->rundir, c->name, ".peer");
+    struct plug p = {.name = c->name,
+                     .path = said ? said : path ? path : "",
+                     .peer = peer ? peer : other ? other : "",
+                     .mtu = port_conf_get(c, "mtu"),
+                     .queues = (unsigned)port_conf_number(c, "queues", 1),
+                     .qemu_listens = client != NULL};
+    uint8_t mac[6];
+
+    if (!port_conf_get(c, "mac") || text_read_mac(port_conf_get(c, "mac"), mac)) {
+        banner_mac(c->name, mac);
+    }
+    text_write_mac(p.mac, mac);
+    fprintf(f, "Plug a VM into %s%s:\n", c->name,
+            client ? " (QEMU listens, ringway connects)" : "");
+    if (b->libvirt) {
+        way->libvirt(f, &p);
+    } else {
+        way->qemu(f, &p, qemu);
+    }
+    free(path);
+    free(other);
+}
+
 static void banner_print(FILE *f, const struct banner *b, struct qemu_version qemu)
 {
     static struct port *port[PORT_MAX];
-    unsigned n = dp_ports(b->dp, port, PORT_MAX), printed = 0;
+    unsigned n = dp_ports(b->dp, port, PORT_MAX);
+    bool intro = false;
 
     for (unsigned i = 0; i < n; i++) {
-        const struct port_conf *c = &port[i]->conf;
-        const char *client = port_conf_get(c, "client");
-        const char *path = client ? client : port_conf_get(c, "path");
-        char file[PORT_NAME_MAX + 8], *made = NULL;
-        uint8_t mac[6];
+        const struct way *way = way_of(port[i]);
 
-        if (strcmp(port[i]->ops->kind, "vhost-user")) {
+        if (!way) {
             continue;
         }
-        if (!path) {
-            snprintf(file, sizeof(file), "%s.sock", c->name);
-            path = made = rundir_path(b->rundir, file);
-        }
-
-        struct plug p = {c->name, path ? path : "", port_conf_get(c, "mtu"),
-                         (unsigned)port_conf_number(c, "queues", 1), client != NULL, ""};
-
-        if (!port_conf_get(c, "mac") || text_read_mac(port_conf_get(c, "mac"), mac)) {
-            banner_mac(c->name, mac);
-        }
-        text_write_mac(p.mac, mac);
-        if (printed++ == 0) {
+        if (!intro && (way->shared_memory || (!b->libvirt && !qemu.major))) {
             put_intro(f, b->libvirt, qemu);
+            intro = true;
         }
-        fprintf(f, "Plug a VM into %s%s:\n", c->name,
-                client ? " (QEMU listens, ringway connects)" : "");
-        if (b->libvirt) {
-            put_libvirt(f, &p);
-        } else {
-            put_qemu(f, &p, qemu);
-        }
-        free(made);
+        put_port(f, b, port[i], way, qemu);
     }
     fflush(f);
 }
 
-static bool any_vhost_user(const struct dp *dp)
+static bool any_lines(const struct dp *dp)
 {
     static struct port *port[PORT_MAX];
     unsigned n = dp_ports(dp, port, PORT_MAX), i = 0;
 
-    while (i < n && strcmp(port[i]->ops->kind, "vhost-user")) {
+    while (i < n && !way_of(port[i])) {
         i++;
     }
     return i < n;
@@ -298,7 +376,7 @@ int banner_start(struct banner **out, struct event_base *base, const struct dp *
     b->dp = dp;
     b->libvirt = libvirt;
     b->fd = -1;
-    b->pid = libvirt || !any_vhost_user(dp) ? 0 : ask_qemu(&b->fd);
+    b->pid = libvirt || !any_lines(dp) ? 0 : ask_qemu(&b->fd);
     if (b->pid) {
         b->said = event_new(base, b->fd, EV_READ | EV_PERSIST, on_said, b);
     }

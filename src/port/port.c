@@ -160,6 +160,13 @@ int port_conf_parse(struct port_conf *c, const char *arg, struct err *e)
     return rc;
 }
 
+char *port_socket_path(const struct port_env *env, const struct port_conf *c, const char *more)
+{
+    char *path;
+
+    return asprintf(&path, "%s/%s%s.sock", env->rundir, c->name, more) < 0 ? NULL : path;
+}
+
 int port_create(struct port **out, const struct port_conf *c, const struct port_env *env,
                 struct err *e)
 {

@@ -120,6 +120,7 @@ int port_check_group(const char *value, struct err *e);
 uid_t port_conf_owner(const struct port_conf *c); /* -1: leave it */
 gid_t port_conf_group(const struct port_conf *c); /* -1: leave it */
 mode_t port_conf_mode(const struct port_conf *c);
+int port_check_client(const struct port_conf *c, struct err *e); /* client= or path=, for ops.check */
 
 /* Counters of one port, written by one worker only (relaxed stores), read by anybody. */
 struct port_counters {
@@ -265,6 +266,10 @@ struct port {
 int port_init(struct port *p, const struct port_ops *ops, const struct port_conf *c,
               const struct port_env *env, struct err *e);
 void port_fini(struct port *p);
+
+/* Where a port's socket is if nobody says otherwise: RUNDIR/NAME.sock, with `more` behind the name.
+ * To be freed; NULL: out of memory. */
+char *port_socket_path(const struct port_env *env, const struct port_conf *c, const char *more);
 
 /* Create a port of the kind that conf names. Checks name, kind and options. */
 int port_create(struct port **out, const struct port_conf *c, const struct port_env *env,

@@ -286,3 +286,11 @@ mode_t port_conf_mode(const struct port_conf *c)
 {
     return (mode_t)port_conf_octal(c, "mode", 0660);
 }
+
+int port_check_client(const struct port_conf *c, struct err *e)
+{
+    if (port_conf_get(c, "client") && port_conf_get(c, "path")) {
+        return err_set(e, -EINVAL, "client= and path= exclude each other");
+    }
+    return 0;
+}

@@ -343,14 +343,6 @@ static const struct port_option_def vhost_options[] = {
     {NULL},
 };
 
-static int port_vhost_check(const struct port_conf *c, struct err *e)
-{
-    if (port_conf_get(c, "client") && port_conf_get(c, "path")) {
-        return err_set(e, -EINVAL, "client= and path= exclude each other");
-    }
-    return 0;
-}
-
 static void port_vhost_destroy(struct port *port)
 {
     struct port_vhost *pv = vhost_of(port);
@@ -406,8 +398,7 @@ static int port_vhost_create(struct port **out, const struct port_conf *c,
         free(pv);
         return rc;
     }
-    if (!client && !path && asprintf(&listen_path, "%s/%s.sock", env->rundir, c->name) < 0) {
-        listen_path = NULL;
+    if (!client && !path && !(listen_path = port_socket_path(env, c, ""))) {
         rc = err_set(e, -ENOMEM, "port %s: out of memory", c->name);
     }
     if (!rc && asprintf(&state_path, "%s/%s.rings", env->rundir, c->name) < 0) {
@@ -556,7 +547,7 @@ static void port_vhost_show(const struct port *port, json_t *o)
         .kind = "vhost-user",                                                                      \
         .help = "a UNIX socket that a virtual machine or virtio-user process plugs into",          \
         .options = vhost_options,                                                                  \
-        .check = port_vhost_check,                                                                 \
+        .check = port_check_client,                                                                \
         .create = port_vhost_create,                                                               \
         .destroy = port_vhost_destroy,                                                             \
         .rx = port_vhost_rx_##level,                                                               \
