@@ -23,15 +23,17 @@ from vu_lab import RINGWAY
 
 
 class Switch:
-    def __init__(self, *ports):
+    def __init__(self, *ports, path=None):
         self.dir = tempfile.mkdtemp(prefix='rw-socket-')
         self.ports = ports
+        self.env = {**os.environ, **({'PATH': path} if path else {})}
         self.start()
 
     def start(self):
         with open(f'{self.dir}/log', 'ab') as log:
             self.proc = subprocess.Popen([RINGWAY, 'run', '--rundir', self.dir, *self.ports],
-                                         stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                                         stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                         env=self.env)
         wait_for('the switch', lambda: self.proc.poll() is not None or not self.ctl('show', 'ports')[0])
         assert self.proc.poll() is None, self.log()
 
@@ -434,3 +436,28 @@ def test_idle_costs_nothing(sw):
 def test_refusals(sw, arg, why):
     rc, out = sw.ctl('port', 'add', arg)
     assert rc != 0 and why in out, out
+
+
+@pytest.mark.parametrize('version, reconnect', [
+    ('7.2.22', ''), ('8.0.0', ',reconnect=1'), ('9.1.3', ',reconnect=1'), ('9.2.0', ',reconnect-ms=1000'),
+    (None, ',reconnect-ms=1000')])
+def test_printed_arguments(tmp_path, version, reconnect):
+    """What is printed is right for the QEMU that is there."""
+    if version:
+        qemu = tmp_path / 'qemu-system-x86_64'
+        qemu.write_text(f'#!/bin/sh\necho QEMU emulator version {version}\n')
+        qemu.chmod(0o755)
+    sw = Switch('s1=qemu-stream,mac=52:54:00:00:00:07', f'c1=qemu-stream,client={tmp_path}/c', 'd1=qemu-dgram',
+                path=str(tmp_path))
+    try:
+        wait_for('the lines', lambda: sw.log().count('-device e1000') == 3)
+        said = sw.log()
+        assert f'server=off,addr.type=unix,addr.path={sw.sock("s1")}{reconnect} ' in said, said
+        assert '-device e1000,netdev=net-s1,mac=52:54:00:00:00:07\n' in said
+        assert f'server=on,addr.type=unix,addr.path={tmp_path}/c ' in said, said
+        assert (f'-netdev dgram,id=net-d1,local.type=unix,local.path={sw.dir}/d1.peer.sock,'
+                f'remote.type=unix,remote.path={sw.sock("d1")} ') in said, said
+        assert 'vectors=0' not in said  # a remedy for vhost-user
+        assert ('No qemu-system-x86_64' in said) == (version is None)
+    finally:
+        sw.close()

@@ -24,9 +24,11 @@ def rounds(short, long):
     return long if LONG else short
 
 
-def image():
-    folder = os.environ.get('RINGWAY_GUEST', f'{BUILD}/guest')
-    subprocess.run([f'{TOP}/scripts/guest-image', folder], check=True)
+def image(hardware=False):
+    """hardware: with drivers for the cards that QEMU emulates."""
+    folder = os.environ.get('RINGWAY_GUEST', f'{BUILD}/guest') + ('-hardware' if hardware else '')
+    subprocess.run([f'{TOP}/scripts/guest-image', folder, *(['--hardware'] if hardware else [])],
+                   check=True)
     return folder
 
 
