@@ -31,6 +31,7 @@ GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_QUEUE_NUM, SET_VRING_ENABLE = 
 SEND_RARP, NET_SET_MTU, RESET_DEVICE, GET_MAX_MEM_SLOTS = 19, 20, 34, 36
 ADD_MEM_REG, REM_MEM_REG, SET_STATUS, GET_STATUS = 37, 38, 39, 40
 SET_BACKEND_REQ_FD, GET_CONFIG, SET_CONFIG = 21, 24, 25
+GET_INFLIGHT_FD, SET_INFLIGHT_FD = 31, 32
 
 # virtio features
 MRG_RXBUF, INDIRECT, EVENT_IDX, PROTOCOL, VERSION_1 = 1 << 15, 1 << 28, 1 << 29, 1 << 30, 1 << 32
@@ -38,7 +39,7 @@ NET_MQ, ON_EMPTY = 1 << 22, 1 << 24
 PACKED, IN_ORDER, RING_RESET = 1 << 34, 1 << 35, 1 << 40
 # protocol features
 MQ, RARP, REPLY_ACK, NET_MTU, P_RESET, MEM_SLOTS, STATUS = (1 << b for b in (0, 2, 3, 4, 13, 15, 16))
-BACKEND_REQ, CONFIG = 1 << 5, 1 << 9
+BACKEND_REQ, CONFIG, INFLIGHT = 1 << 5, 1 << 9, 1 << 12
 
 NEED_REPLY = 8
 DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4
@@ -311,7 +312,7 @@ class PackedRing(Ring):
 
 class Front:
     FEATURES = PROTOCOL | VERSION_1 | MRG_RXBUF | INDIRECT
-    PROTOCOLS = MQ | REPLY_ACK | STATUS | MEM_SLOTS | RARP | NET_MTU | P_RESET
+    PROTOCOLS = MQ | REPLY_ACK | STATUS | MEM_SLOTS | RARP | NET_MTU | P_RESET | INFLIGHT
 
     acks = True  # ask for an answer to every message
     any_header = False  # it negotiated offloads: headers[] gets the header of each frame received
