@@ -405,6 +405,26 @@ static void test_rx_reads_to_the_end(void **state)
     assert_false(queue->ready);
 }
 
+/* A batch of large frames is closed when it has PKT_BATCH_BYTES; the rest is in the next one. */
+static void test_rx_closes_a_large_batch(void **state)
+{
+    static uint8_t f[65535];
+    const uint32_t full = PKT_BATCH_BYTES / sizeof(f) + 1;
+    int room = 8 << 20;
+
+    fill(f, sizeof(f));
+    assert_int_equal(port->ops->set(port, "mtu", "65521", &err), 0);
+    assert_int_equal(setsockopt(raw, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)), 0);
+    for (unsigned i = 0; i < full + 3; i++) {
+        say(f, sizeof(f));
+    }
+    queue->ready = true;
+    assert_int_equal(rx(), full);
+    assert_int_equal(batch->n_loans, full);
+    assert_true(queue->ready);
+    assert_int_equal(rx(), 3);
+}
+
 static void test_rx_of_a_deleted_device(void **state)
 {
     if (system("ip link del rwt0") != 0) {
@@ -440,6 +460,7 @@ int main(void)
         TEST(test_tx_full),
         TEST(test_rx_lends),
         TEST(test_rx_reads_to_the_end),
+        TEST(test_rx_closes_a_large_batch),
         TEST(test_rx_of_a_deleted_device),
     };
 

@@ -43,6 +43,7 @@ in_process
 in_process --both --pairs 4
 in_process --frame 1514 --ring 1024 --guest linux
 in_process --frame 9000 --guest linux
+in_process --frame 65000
 in_process --macs 1000
 for tcp in plain csum tso; do
     for guest in plain linux; do
