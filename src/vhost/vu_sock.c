@@ -111,6 +111,12 @@ static int in_use(const char *path, int fd, struct err *e)
     struct vu_peer owner;
 
     vu_sock_peer(fd, &owner);
+    if (!owner.pid) { /* a datagram socket does not say whose it is */
+        return err_set(e, -EADDRINUSE,
+                       "socket %s is in use by another process; stop it or choose another --rundir "
+                       "or port name",
+                       path);
+    }
     return err_set(e, -EADDRINUSE,
                    "socket %s is in use by process %ld (%s); stop it or choose another --rundir "
                    "or port name",
