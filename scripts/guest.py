@@ -16,9 +16,11 @@ WORKDIR/NAME.console, what QEMU says to WORKDIR/NAME.qemu.
 Every wait has a deadline and ends at once when QEMU is gone; SLOW stretches all of them.
 """
 import ctypes
+import functools
 import itertools
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -26,7 +28,6 @@ import subprocess
 import tempfile
 import time
 
-QEMU = os.environ.get('RINGWAY_QEMU', 'qemu-system-x86_64')
 SLOW = float(os.environ.get('RINGWAY_TEST_SLOW', '1'))  # multiplies every deadline
 MARKER = b'READY'
 MEMORY_MB = 256
@@ -46,14 +47,40 @@ def mac_of(n):
     return f'52:54:00:00:00:{n:02x}'
 
 
+class Qemu:
+    """A QEMU program, and the arguments that depend on its version."""
+
+    def __init__(self, program):
+        self.program = program
+
+    @functools.cached_property
+    def version(self):
+        out = subprocess.run([self.program, '--version'], text=True, stdout=subprocess.PIPE).stdout
+        m = re.search(r'version (\d+)\.(\d+)', out)
+        if not m:
+            raise GuestError(f'{self.program} --version does not say its version: {out}')
+        return int(m[1]), int(m[2])
+
+    def reconnect(self, seconds):
+        return f'reconnect-ms={1000 * seconds}' if self.version >= (9, 2) else f'reconnect={seconds}'
+
+    def tcg(self):
+        # QEMU 7.2 without KVM crashes when a guest starts a vhost-user card with MSI-X, whatever the
+        # back-end.
+        return ['-global', 'virtio-net-pci.vectors=0'] if self.version < (8, 0) else []
+
+
+QEMU = Qemu(os.environ.get('RINGWAY_QEMU', 'qemu-system-x86_64'))
+
+
 def vhost_user(path, server=False, reconnect=0, ident='net0', mac=None, mtu=0, device='', rom=False,
-               queues=1):
-    """QEMU arguments that plug one virtio-net card into a vhost-user socket."""
+               queues=1, qemu=QEMU):
+    """Arguments for qemu that plug one virtio-net card into a vhost-user socket."""
     chardev = f'socket,id=c-{ident},path={path}'
     if server:
         chardev += ',server=on,wait=off'
     elif reconnect:
-        chardev += f',reconnect={reconnect}'
+        chardev += f',{qemu.reconnect(reconnect)}'
     netdev = f'vhost-user,id={ident},chardev=c-{ident}'
     if queues > 1:
         netdev += f',queues={queues}'
@@ -80,10 +107,11 @@ def shared_memory(mb=MEMORY_MB, backend='memory-backend-memfd', share=True, room
 
 class Guest:
     def __init__(self, name, image, workdir, net, ip=None, mtu=0, accel='tcg', share=True,
-                 boot_kernel=True, who=None, extra=(), memory=None, cmdline=''):
+                 boot_kernel=True, who=None, extra=(), memory=None, cmdline='', qemu=QEMU):
         self.name, self.image, self.workdir = name, os.path.abspath(image), workdir
         self.net, self.ip, self.mtu, self.accel = list(net), ip, mtu, accel
         self.boot_kernel, self.extra, self.cmdline = boot_kernel, list(extra), cmdline
+        self.qemu = qemu
         self.memory = memory or shared_memory(share=share)  # QEMU arguments
         self.who = who or {}  # Popen arguments that say as whom QEMU runs
         self.plug = None  # somebody else's arguments for memory and network, instead of ours
@@ -97,7 +125,7 @@ class Guest:
     # ---- life
 
     def command(self, agent_fd, qmp_fd):
-        cmd = [QEMU, '-name', self.name, '-nodefaults', '-no-user-config', '-display', 'none',
+        cmd = [self.qemu.program, '-name', self.name, '-nodefaults', '-no-user-config', '-display', 'none',
                '-machine', 'q35', '-accel', self.accel, '-cpu', 'max',
                '-chardev', f'socket,id=qmp,fd={qmp_fd}', '-mon', 'chardev=qmp,mode=control',
                '-serial', f'file:{self.console}',
@@ -105,9 +133,7 @@ class Guest:
         if self.plug is not None:
             return cmd + self.plug + self.boot()
         if self.accel == 'tcg':
-            # QEMU 7.2 without KVM crashes when a guest starts a vhost-user card with MSI-X, whatever
-            # the back-end.
-            cmd += ['-global', 'virtio-net-pci.vectors=0']
+            cmd += self.qemu.tcg()
         return cmd + self.memory + self.boot() + self.net + self.extra
 
     def boot(self):

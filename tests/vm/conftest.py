@@ -12,7 +12,7 @@ from lab import vm  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
-    missing = [p for p in (vm.QEMU, 'cpio') if not shutil.which(p)]
+    missing = [p for p in (vm.QEMU.program, 'cpio') if not shutil.which(p)]
     if missing:
         for item in items:
             item.add_marker(pytest.mark.skip(reason=f'{", ".join(missing)} not installed'))

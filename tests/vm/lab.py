@@ -24,12 +24,21 @@ def rounds(short, long):
     return long if LONG else short
 
 
-def image(hardware=False):
-    """hardware: with drivers for the cards that QEMU emulates."""
-    folder = os.environ.get('RINGWAY_GUEST', f'{BUILD}/guest') + ('-hardware' if hardware else '')
-    subprocess.run([f'{TOP}/scripts/guest-image', folder, *(['--hardware'] if hardware else [])],
+def image(hardware=False, backports=False):
+    """Folder with kernel and initramfs; hardware: with drivers for the cards that QEMU emulates;
+    backports: the kernel of this machine's backports."""
+    options = [o for o, on in (('hardware', hardware), ('backports', backports)) if on]
+    folder = '-'.join([os.environ.get('RINGWAY_GUEST', f'{BUILD}/guest'), *options])
+    subprocess.run([f'{TOP}/scripts/guest-image', folder, *(f'--{o}' for o in options)],
                    check=True)
     return folder
+
+
+def newer_qemu():
+    """The QEMU of this machine's backports."""
+    folder = f'{BUILD}/qemu-backports'
+    subprocess.run([f'{TOP}/scripts/newer-qemu', folder], check=True)
+    return vm.Qemu(f'{folder}/qemu-system-x86_64')
 
 
 def until(cond, what, timeout=60):
