@@ -484,6 +484,22 @@ static int port_vhost_set(struct port *port, const char *key, const char *value,
     return 0;
 }
 
+/* What the front-end or the driver behind it does not take of what is offered. */
+static json_t *show_lacks(const struct vu_info *i)
+{
+    json_t *a, *protocol;
+
+    if (i->negotiating) {
+        return json_null();
+    }
+    a = port_feature_names(i->offered & ~i->negotiated, virtio_feature_name);
+    protocol = port_feature_names(i->protocol_offered & ~i->protocol_features,
+                                  vu_protocol_feature_name);
+    json_array_extend(a, protocol);
+    json_decref(protocol);
+    return a;
+}
+
 static json_t *show_ring(const struct port_vhost *pv, unsigned idx, const struct vu_ring_info *r)
 {
     const struct vq *vq = pv->vq[idx];
@@ -530,6 +546,7 @@ static void port_vhost_show(const struct port *port, json_t *o)
     json_object_set_new(o, "features_offered", port_feature_names(i.offered, virtio_feature_name));
     json_object_set_new(o, "protocol_features",
                         port_feature_names(i.protocol_features, vu_protocol_feature_name));
+    json_object_set_new(o, "peer_lacks", show_lacks(&i));
     json_object_set_new(o, "memory_regions", json_integer(i.n_regions));
     json_object_set_new(o, "memory_bytes", json_integer((json_int_t)i.mem_bytes));
     json_object_set_new(o, "memory_node", i.node < 0 ? json_null() : json_integer(i.node));

@@ -142,7 +142,8 @@ struct vu_info {
     const char *last_error; /* why the last connection ended or the last message was refused, or "" */
     pid_t peer_pid;         /* 0 if not connected */
     uint64_t offered, negotiated; /* virtio feature bits */
-    uint64_t protocol_features;   /* negotiated */
+    uint64_t protocol_offered, protocol_features; /* of these the negotiated ones */
+    bool negotiating; /* the peer has not said yet which of them it takes, or there is none */
     uint32_t n_rings;             /* highest ring index seen + 1 */
     uint32_t n_regions;
     uint64_t mem_bytes;

@@ -109,6 +109,8 @@ static inline bool vu_dev_packed(const struct vu_dev *d)
 {
     return d->features & VIRTIO_BIT(F_RING_PACKED);
 }
+/* The protocol features that this port offers. */
+uint64_t vu_dev_protocol_offered(const struct vu_dev *d);
 bool vu_ring_enabled(const struct vu_dev *d, const struct vu_ring *r);
 /* What it waits for, failed or broke on; NULL if it runs. */
 const char *vu_ring_why(const struct vu_dev *d, const struct vu_ring *r);

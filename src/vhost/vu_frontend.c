@@ -589,10 +589,10 @@ static int negotiate(struct vu_fe *fe, struct err *e)
     }
     uint64_t missing = fe->conf.features_required & ~offered;
     if (missing) {
-        const char *name = virtio_feature_name((unsigned)__builtin_ctzll(missing));
+        char names[256];
 
         return err_set(e, -EOPNOTSUPP, "%s: the back-end does not offer %s", fe->path,
-                       name ? name : "a required feature");
+                       feature_names(names, sizeof(names), missing, virtio_feature_name));
     }
     fe->features = offered & (fe->conf.features | VIRTIO_BIT(F_PROTOCOL_FEATURES));
     fe->protocol = 0;

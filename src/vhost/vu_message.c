@@ -27,13 +27,14 @@
      VU_PROTOCOL_BIT(CONFIGURE_MEM_SLOTS) | VU_PROTOCOL_BIT(STATUS) |                  \
      VU_PROTOCOL_BIT(INFLIGHT_SHMFD))
 
-static uint64_t protocol_offered(const struct vu_dev *d)
+uint64_t vu_dev_protocol_offered(const struct vu_dev *d)
 {
     return PROTOCOL_FEATURES_OFFERED |
            (d->conf.config ? VU_PROTOCOL_BIT(CONFIG) | VU_PROTOCOL_BIT(BACKEND_REQ) : 0);
 }
 
 #define STATUS_FEATURES_OK 8u
+#define NAMES_MAX          320 /* of features in an error, whose text is not much longer */
 #define MTU_MIN            68u
 #define MTU_MAX            65535u
 
@@ -52,22 +53,19 @@ static int on_GET_FEATURES(struct vu_dev *d, struct vu_msg *m, struct err *e)
 static int on_SET_FEATURES(struct vu_dev *d, struct vu_msg *m, struct err *e)
 {
     uint64_t f = m->p.u64, bad = f & ~d->conf.features;
+    char names[NAMES_MAX];
 
     d->features_bad = bad != 0;
     if (bad) {
-        unsigned bit = (unsigned)__builtin_ctzll(bad);
-        const char *name = virtio_feature_name(bit);
-
         return err_set(e, -EINVAL,
-                       "SET_FEATURES sets bits 0x%llx (%s, bit %u%s), which this port does not offer; "
-                       "if it did before, give it the options of then (offload=, queues=, config=)",
-                       (unsigned long long)bad, name ? name : "no name", bit,
-                       bad & (bad - 1) ? " and more" : "");
+                       "SET_FEATURES sets what this port does not offer: %s; if it did before, give "
+                       "it the options of then (offload=, queues=, config=)",
+                       feature_names(names, sizeof(names), bad, virtio_feature_name));
     }
     if (f != d->features && vu_ring_any_running(d)) {
         d->features_bad = true;
-        return err_set(e, -EBUSY, "SET_FEATURES changes 0x%llx to 0x%llx while rings run",
-                       (unsigned long long)d->features, (unsigned long long)f);
+        return err_set(e, -EBUSY, "SET_FEATURES changes, while rings run: %s",
+                       feature_names(names, sizeof(names), f ^ d->features, virtio_feature_name));
     }
     d->features = f;
     d->features_set = true;
@@ -78,16 +76,17 @@ static int on_SET_FEATURES(struct vu_dev *d, struct vu_msg *m, struct err *e)
 
 static int on_GET_PROTOCOL_FEATURES(struct vu_dev *d, struct vu_msg *m, struct err *e)
 {
-    return reply_u64(d, m, protocol_offered(d));
+    return reply_u64(d, m, vu_dev_protocol_offered(d));
 }
 
 static int on_SET_PROTOCOL_FEATURES(struct vu_dev *d, struct vu_msg *m, struct err *e)
 {
-    uint64_t bad = m->p.u64 & ~protocol_offered(d);
+    uint64_t bad = m->p.u64 & ~vu_dev_protocol_offered(d);
+    char names[NAMES_MAX];
 
     if (bad) {
-        return err_set(e, -EINVAL, "SET_PROTOCOL_FEATURES sets bits 0x%llx, which are not offered",
-                       (unsigned long long)bad);
+        return err_set(e, -EINVAL, "SET_PROTOCOL_FEATURES sets what this port does not offer: %s",
+                       feature_names(names, sizeof(names), bad, vu_protocol_feature_name));
     }
     d->protocol_features = m->p.u64;
     return 0;

@@ -6,6 +6,8 @@
 #ifndef VNET_FEATURES_H
 #define VNET_FEATURES_H
 
+#include <stddef.h>
+
 #include "base/compiler.h"
 
 #define VIRTIO_FEATURES(X)                                                                         \
@@ -60,6 +62,12 @@ enum {
 /* Name of a bit ("VIRTIO_NET_F_MTU", "VHOST_USER_PROTOCOL_F_MQ"), or NULL if it has none. */
 const char *virtio_feature_name(unsigned bit);
 const char *vu_protocol_feature_name(unsigned bit);
+
+/*
+ * The names of all bits that are set, with name() as above, for a sentence: "VIRTIO_NET_F_MQ, bit 60".
+ * Returns text; ends in "..." if they do not fit.
+ */
+const char *feature_names(char *text, size_t size, uint64_t bits, const char *(*name)(unsigned));
 
 /* Bytes of the virtio-net header in front of each frame, both directions (5.1.6). */
 static inline uint32_t vnet_hdr_len(uint64_t features)

@@ -824,10 +824,15 @@ def test_features_not_offered(lab):
         for bit in range(64):
             refused = f.ack(vu.SET_FEATURES, struct.pack('<Q', 1 << bit)) != 0
             assert refused == (not offered >> bit & 1), f'bit {bit}'
+        f.ack(vu.SET_FEATURES, struct.pack('<Q', 1 << 10 | 1 << 63))
+        assert ': VIRTIO_NET_F_GUEST_UFO, VIRTIO_NET_F_SPEED_DUPLEX; ' in lab.state()['last_error']
         offered = f.ask(vu.GET_PROTOCOL_FEATURES)
         for bit in range(64):
             refused = f.ack(vu.SET_PROTOCOL_FEATURES, struct.pack('<Q', 1 << bit)) != 0
             assert refused == (not offered >> bit & 1), f'protocol bit {bit}'
+        f.ack(vu.SET_PROTOCOL_FEATURES, struct.pack('<Q', 1 << 63))
+        assert lab.state()['last_error'].endswith('SET_PROTOCOL_FEATURES sets what this port does not '
+                                                  'offer: bit 63')
         f.ack(vu.SET_FEATURES, struct.pack('<Q', 1 << 63))
         f.u64(vu.SET_STATUS, 0xb)
         assert not f.ask(vu.GET_STATUS) & 8  # FEATURES_OK does not stick

@@ -72,6 +72,18 @@ def test_what_is_offered(net):
     assert a.ask(vu.GET_STATUS) == 0
 
 
+def test_what_the_peer_lacks(net):
+    a = net.front()
+    port = net.names[0]
+    assert net.state(port)['peer_lacks'] is None, 'it has not said yet'
+    a.ask(vu.GET_PROTOCOL_FEATURES)
+    a.ack(vu.SET_PROTOCOL_FEATURES, struct.pack('<Q', Front.PROTOCOLS & ~vu.RARP))
+    offered = a.ask(vu.GET_FEATURES)
+    a.ack(vu.SET_FEATURES, struct.pack('<Q', offered & ~(1 << 34 | 1 << 56)))
+    assert net.state(port)['peer_lacks'] == ['VIRTIO_F_RING_PACKED', 'VIRTIO_NET_F_HOST_USO',
+                                             'VHOST_USER_PROTOCOL_F_RARP']
+
+
 def each_message(mem, fd):
     """(request, payload, fds, size of its own reply or None) of everything that can be said."""
     table = two(1, 0) + struct.pack('<QQQQ', *mem.regions[0])
@@ -117,8 +129,8 @@ def test_refusals_are_answered_and_do_not_end_the_connection(net):
     assert a.ack(vu.SET_FEATURES, u64(PLAIN)) == 0
     addr = struct.pack('<IIQQQQ', 0, 1, 0, 0, 0, 0)
     for req, payload, says in (
-            (vu.SET_FEATURES, u64(1 << 45), 'SET_FEATURES sets bits 0x200000000000'),
-            (vu.SET_PROTOCOL_FEATURES, u64(1 << 14), 'SET_PROTOCOL_FEATURES sets bits 0x4000'),
+            (vu.SET_FEATURES, u64(1 << 45), 'SET_FEATURES sets what this port does not offer: bit 45'),
+            (vu.SET_PROTOCOL_FEATURES, u64(1 << 14), 'does not offer: VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS'),
             (vu.SET_VRING_ADDR, addr, 'logging was not negotiated'),
             (vu.SET_VRING_BASE, two(0, 0x10000), 'the index has 16 bits'),
             (vu.NET_SET_MTU, u64(67), 'an MTU of 67 is not possible'),

@@ -797,7 +797,7 @@ static void features_not_offered(void **state)
 {
     say_u64(&F, VU_SET_FEATURES, NEED_REPLY, TEST_FEATURES | 1);
     assert_int_equal(reply(&F, VU_SET_FEATURES), 1);
-    assert_non_null(strstr(info(&F).last_error, "0x1 (VIRTIO_NET_F_CSUM"));
+    assert_non_null(strstr(info(&F).last_error, ": VIRTIO_NET_F_CSUM"));
     say_u64(&F, VU_SET_STATUS, PLAIN, 0xf);
     assert_int_equal(ask(&F, VU_GET_STATUS), 0x7); /* FEATURES_OK is not */
     say_u64(&F, VU_SET_FEATURES, NEED_REPLY, TEST_FEATURES);
