@@ -157,6 +157,30 @@ def iperf(src, dst, ip, streams=4, seconds=1):
     return [s['receiver'] for s in report['end']['streams']]
 
 
+def frames_per_ring(sw, port):
+    return {r['index']: r['frames'] for r in sw.port(port)['state']['rings'] if r['running']}
+
+
+def use_all_queues(sw, a, b, a_ip, b_ip, pairs):
+    """TCP streams both ways until each ring of guest a has carried frames; a is named as its port.
+
+    Its CPUs are given the receive queues' work by RPS, whatever interrupts the card has: then a stream is
+    answered by the CPU that its hash says, on that CPU's queue, and the switch has to follow. Which CPU
+    a stream lands on is chance."""
+    for q in range(pairs):
+        a.check(f'echo {(1 << pairs) - 1:x} >/sys/class/net/eth0/queues/rx-{q}/rps_cpus')
+    vm.ping(a, b_ip)
+    before = frames_per_ring(sw, a.name)
+    assert sorted(before) == list(range(2 * pairs))
+    for _ in range(12):
+        for streams in (iperf(a, b, b_ip), iperf(b, a, a_ip)):
+            assert len(streams) == 4 and min(s['bytes'] for s in streams) > 0
+        used = {i: n - before[i] for i, n in frames_per_ring(sw, a.name).items()}
+        if min(used.values()) > 100:
+            return
+    assert False, f'frames per ring: {used}'
+
+
 class Stream:
     """A TCP stream from guest a to guest b that lasts until stop(): what must not be disturbed."""
 
