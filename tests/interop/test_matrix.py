@@ -212,19 +212,41 @@ def test_qemu_killed(site, row, kind):
     site.send(far, g)
 
 
-def test_switch_killed(site):
-    """All reconnect, and each goes on where it was."""
-    for _ in range(lab.rounds(2, 10)):
+# Only split rings here so far: what survives with packed ones has tests of its own.
+SURVIVORS = [k for k in KINDS if k.layout == 'split']
+
+
+@pytest.mark.parametrize('kind', SURVIVORS, ids=lambda k: '-'.join(map(str, k)))
+@column('switch killed')
+def test_switch_killed(site, row, kind):
+    """The guest goes on where it was, together with the others."""
+    g = site.get(kind)
+    for _ in range(lab.rounds(1, 5)):
         site.switch.kill()
         site.switch.start()
-        site.switch.wait_ready(*(site.get(k).name for k in KINDS))
-        for kind in KINDS:
-            vm.ping(site.get(kind), site.ip(site.other(kind)))
+        site.switch.wait_ready(*(site.get(k).name for k in SURVIVORS))
+        for far in (site.get(k) for k in SURVIVORS if k != kind):
+            site.both_ping(g, far)
+            site.send(g, far)
 
 
-@EACH
-@column('switch killed')
-def test_after_the_switch_was_killed(site, row, kind):
-    g = site.get(kind)
-    assert site.switch.port(g.name)['state']['connects'] == 1, 'it is not the first switch'
-    site.send(g, site.other(kind, 3))
+if lab.LONG:  # several boots that only say what is known
+    @column('boots at all')
+    def test_older_qemu_with_newer_kernel(record_property):
+        """Without any card, so the switch has no part in it."""
+        if vm.QEMU.version >= (8, 0):
+            pytest.skip('the QEMU of this machine is newer')
+        record_property('row', 'QEMU %d.%d, Linux 6.12' % vm.QEMU.version)
+        image = lab.image(backports=True)
+        for n in range(1, 7):
+            with tempfile.TemporaryDirectory(prefix='ringway-vm.') as folder:
+                g = vm.Guest('vm', image, folder, [])
+                try:
+                    g.start().wait_ready(90)
+                except vm.GuestError:
+                    record_property('cannot', f'boot {n} without any card hung or ended in a kernel panic: '
+                                    'the emulation of the CPU (TCG) in this QEMU is at fault')
+                    return
+                finally:
+                    g.close()
+        pytest.fail('six boots and no crash: take the pair into KINDS')

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not shutil.which('dpdk-testpmd'), reason='dpdk-d
 class Testpmd:
     """testpmd with its command line on a pipe."""
 
-    def __init__(self, paths, mode, options='', peers=False):
+    def __init__(self, paths, mode, options='', peers=False, arguments=()):
         self.dir = tempfile.mkdtemp(prefix='ringway-pmd.')
         cpus = sorted(os.sched_getaffinity(0))
         cores = f'{cpus[0]},{cpus[1 % len(cpus)]}' if len(cpus) > 1 else '0@0,1@0'
@@ -34,6 +34,7 @@ class Testpmd:
         cmd += ['--', '-i', '--nb-cores=1', '--total-num-mbufs=4096', f'--forward-mode={mode}']
         for n in range(len(paths)) if peers else ():
             cmd.append(f'--eth-peer={n},{MAC[1 - n]}')
+        cmd += arguments
         self.text = ''
         self.proc = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                      stderr=subprocess.STDOUT, bufsize=0, cwd=self.dir,
@@ -78,6 +79,16 @@ class Testpmd:
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def row(request, record_property):
+    """The row of the table in docs/interop.md: virtio-user's arguments."""
+    version = subprocess.run(['pkg-config', '--modversion', 'libdpdk'], text=True,
+                             stdout=subprocess.PIPE).stdout.strip()
+    params = getattr(request.node, 'callspec', None)
+    rings = params.params.get('rings', '') if params else ''
+    record_property('row', f'DPDK {version} virtio-user{", " * bool(rings)}{rings}')
+
+
 @pytest.fixture
 def things():
     made = []
@@ -91,11 +102,12 @@ def make(things, thing):
     return thing
 
 
-@pytest.mark.parametrize('options', ['', ',packed_vq=1'], ids=['split', 'packed'])
-def test_traffic_start_stop(things, options):
+@pytest.mark.parametrize('rings', ['packed_vq=0', 'packed_vq=1'])
+@pytest.mark.column('start, stop')
+def test_traffic_start_stop(things, rings):
     """Frames go round: testpmd port 1 -> ringway -> testpmd port 0 -> testpmd port 1 ..."""
     sw = make(things, lab.Switch('p0', 'p1')).start()
-    pmd = make(things, Testpmd([sw.sock('p0'), sw.sock('p1')], 'mac', options, peers=True))
+    pmd = make(things, Testpmd([sw.sock('p0'), sw.sock('p1')], 'mac', f',{rings}', peers=True))
     pmd.prompt()
     sw.wait_ready('p0', 'p1')
     for _ in range(lab.rounds(3, 30)):
@@ -116,6 +128,7 @@ def test_traffic_start_stop(things, options):
                                    'packed_vq=1,mrg_rxbuf=0,in_order=0',
                                    'packed_vq=1,mrg_rxbuf=1,in_order=1',
                                    'packed_vq=1,mrg_rxbuf=0,in_order=1,vectorized=1'])
+@pytest.mark.column('traffic')
 def test_driver_variants(things, rings):
     """virtio-user has a receive and transmit path of its own for each of these."""
     sw = make(things, lab.Switch('p0', 'p1')).start()
@@ -128,6 +141,7 @@ def test_driver_variants(things, rings):
     assert ('VIRTIO_F_IN_ORDER' in features) == ('in_order=0' not in rings)
 
 
+@pytest.mark.column('it listens, switch killed')
 def test_driver_listens_and_the_switch_comes_back(things):
     """server=1: the driver listens and the switch dials; a killed switch finds its peers again."""
     folder = tempfile.mkdtemp(prefix='ringway-pmd.')
@@ -151,6 +165,7 @@ def test_driver_listens_and_the_switch_comes_back(things):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.column('it is killed')
 def test_killed_driver_leaves_no_trace(things):
     sw = make(things, lab.Switch('p0', 'p1')).start()
     for _ in range(lab.rounds(2, 20)):
@@ -165,6 +180,25 @@ def test_killed_driver_leaves_no_trace(things):
         sw.wait_down('p1')
 
 
+@pytest.mark.parametrize('rings', ['packed_vq=0', 'packed_vq=1'])
+@pytest.mark.column('all queues used')
+def test_queue_pairs(things, rings):
+    """Two pairs, a core each; many flows, so that the switch spreads them."""
+    ports = ['p0', 'p1']
+    sw = make(things, lab.Switch(*(f'{p}=vhost-user,queues=2' for p in ports))).start()
+    pmd = make(things, Testpmd([sw.sock(p) for p in ports], 'mac', f',{rings},queues=2', peers=True,
+                               arguments=['--rxq=2', '--txq=2', '--txonly-multi-flow']))
+    pmd.prompt()
+    sw.wait_ready(*ports)
+    pmd.do('start tx_first 32')
+    for port in ports:
+        lab.until(lambda: min(lab.frames_per_ring(sw, port).values()) > 100,
+                  f'each ring of {port} carries frames: {lab.frames_per_ring(sw, port)}')
+        assert sorted(lab.frames_per_ring(sw, port)) == [0, 1, 2, 3]
+        assert 'VIRTIO_NET_F_MQ' in sw.port(port)['state']['features']
+
+
+@pytest.mark.column('ARP and echo with the host')
 def test_host_pings_testpmd(things):
     """namespace (10.0.0.9) --- tap --- ringway --- testpmd, which answers ARP and echo requests."""
     if os.geteuid() != 0:

@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import lab  # noqa: E402
 from lab import vm  # noqa: E402
+from table import pytest_configure, record_column  # noqa: E402, F401
 
 
 def pytest_collection_modifyitems(items):

@@ -23,8 +23,8 @@ print(h.hexdigest())
 class Bench:
     """Starts switches, guests and namespaces and ends them all."""
 
-    def __init__(self, image, workdir):
-        self.image, self.workdir = image, workdir
+    def __init__(self, image, workdir, qemu=vm.QEMU):
+        self.image, self.workdir, self.qemu = image, workdir, qemu
         self.things = []
 
     def switch(self, *args):
@@ -33,7 +33,7 @@ class Bench:
         return sw
 
     def guest(self, name, net, **kw):
-        g = vm.Guest(name, self.image, self.workdir, net, **kw)
+        g = vm.Guest(name, self.image, self.workdir, net, qemu=self.qemu, **kw)
         self.things.append(g)
         return g
 
@@ -58,11 +58,22 @@ def bench(image, workdir):
     b.close()
 
 
-def test_switch_in_client_mode(bench, workdir):
+@pytest.fixture(params=['own', 'newer'])
+def each_qemu(request, image, workdir, record_property):
+    """The same, with the QEMU of this machine and then with that of its backports."""
+    b = Bench(image, workdir, vm.QEMU if request.param == 'own' else lab.newer_qemu())
+    record_property('row', 'QEMU %d.%d' % b.qemu.version)
+    yield b
+    b.close()
+
+
+@pytest.mark.column('QEMU listens, switch killed, QEMU killed')
+def test_switch_in_client_mode(each_qemu, workdir):
     """QEMU listens, the switch dials; killed hard, a new switch finds both guests again.
 
     vm1 (listens on a.sock) --- ringway, client= --- vm2 (listens on b.sock)
     """
+    bench = each_qemu
     paths = {n: f'{workdir}/vm{n}.sock' for n in (1, 2)}
     sw = bench.switch(*(f'vm{n}=vhost-user,client={p}' for n, p in paths.items())).start()
     guests = [bench.guest(f'vm{n}', vm.vhost_user(p, server=True, mac=vm.mac_of(n)),
@@ -103,8 +114,10 @@ def test_host_to_guest_over_tap(bench):
     assert ns.run(sys.executable, '-c', FETCH_MD5, '10.0.0.1', timeout=300).strip() == sent
 
 
-def test_private_memory_is_named(bench):
+@pytest.mark.column('memory not shared: refused with the remedy')
+def test_private_memory_is_named(each_qemu):
     """A guest whose memory is not shared cannot work; the switch says what to add."""
+    bench = each_qemu
     sw = bench.switch('vm1').start()
     g = bench.guest('vm1', vm.vhost_user(sw.sock('vm1'), mac=vm.mac_of(1)), share=False)
     try:
@@ -116,11 +129,13 @@ def test_private_memory_is_named(bench):
     assert sw.proc.poll() is None
 
 
-def test_boot_rom_gets_an_address(bench):
+@pytest.mark.column('iPXE boot ROM, DHCP')
+def test_boot_rom_gets_an_address(each_qemu):
     """The boot ROM of QEMU's card is a second driver, with few features: DHCP through the switch.
 
     iPXE --- ringway --- vm1 (DHCP server)
     """
+    bench = each_qemu
     if not os.path.exists('/usr/lib/ipxe/qemu/pxe-virtio.rom'):
         pytest.skip('ipxe-qemu is not installed')
     sw = bench.switch('vm1', 'rom').start()
@@ -153,11 +168,16 @@ def test_bridges_are_apart(bench):
     vm.ping(b, '10.0.0.1')
 
 
-def test_printed_arguments_plug_in(bench):
+@pytest.mark.column('arguments that `ringway run` prints')
+def test_printed_arguments_plug_in(each_qemu, monkeypatch):
     """`ringway run` prints QEMU arguments; a QEMU started with exactly these works."""
+    bench = each_qemu
+    monkeypatch.setenv('PATH', os.path.dirname(bench.qemu.program), prepend=os.pathsep)
     sw = bench.switch('vm1', 'vm2').start()
     text = lab.until(lambda: sw.text() if 'Plug a VM into vm2' in sw.text() else None, 'the lines')
     extra = ',vectors=0' if 'add ,vectors=0' in text else ''  # printed for a QEMU that needs it
+    assert (bench.qemu.version < (8, 0)) == bool(extra)
+    assert ('reconnect-ms=1000' in text) == (bench.qemu.version >= (9, 2))
     guests = []
     for n in (1, 2):
         args = re.search(rf'into vm{n}:\n((?:.*\\\n)*.*)', text)[1].replace('\\\n', ' ') + extra
