@@ -76,8 +76,8 @@ def test_what_the_peer_lacks(net):
     a = net.front()
     port = net.names[0]
     assert net.state(port)['peer_lacks'] is None, 'it has not said yet'
-    a.ask(vu.GET_PROTOCOL_FEATURES)
-    a.ack(vu.SET_PROTOCOL_FEATURES, struct.pack('<Q', Front.PROTOCOLS & ~vu.RARP))
+    protocols = a.ask(vu.GET_PROTOCOL_FEATURES)
+    a.ack(vu.SET_PROTOCOL_FEATURES, struct.pack('<Q', protocols & ~vu.RARP))
     offered = a.ask(vu.GET_FEATURES)
     a.ack(vu.SET_FEATURES, struct.pack('<Q', offered & ~(1 << 34 | 1 << 56)))
     assert net.state(port)['peer_lacks'] == ['VIRTIO_F_RING_PACKED', 'VIRTIO_NET_F_HOST_USO',
