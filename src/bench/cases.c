@@ -378,6 +378,7 @@ void case_run(const struct case_def *c, const struct bench_opts *o, struct repor
 /* ---- round trips ---- */
 
 #define SLEEP_SAMPLES 50
+#define WARM_SECONDS 0.05 /* some laps of the rings */
 
 static void measure_latency(struct live *l, const struct bench_opts *o, unsigned idle_ms)
 {
@@ -388,7 +389,9 @@ static void measure_latency(struct live *l, const struct bench_opts *o, unsigned
     }
     int r = wake(l, &e);
     if (!r && idle_ms) {
-        r = gen_sleep_latency(l->gen, idle_ms, SLEEP_SAMPLES, &l->last, &e);
+        /* Buffers that were never used before would be faulted in, one for each frame. */
+        r = gen_latency(l->gen, o->latency_rate, WARM_SECONDS, &l->last, &e);
+        r = r ? r : gen_sleep_latency(l->gen, idle_ms, SLEEP_SAMPLES, &l->last, &e);
     } else if (!r) {
         r = gen_latency(l->gen, o->latency_rate, o->seconds, &l->last, &e);
     }
