@@ -1582,6 +1582,10 @@ static void fd_flood(void **state)
     unsigned fds = open_fds();
     int many[253];
 
+#ifdef EMULATED
+    print_message("skipped: the emulator itself keeps an fd for which there was no room\n");
+    skip();
+#endif
     for (unsigned i = 0; i < ARRAY_SIZE(many); i++) {
         many[i] = F.mem_fd;
     }
