@@ -116,20 +116,50 @@ static void show(const struct resume *r, struct place p)
     ring_p2_store_flags(&r->desc[p.at].flags, flags);
 }
 
-/* Of the burst at p some was written, up to and including `last` slots behind p: show this much. */
+/* Slots of the chain at p, at most so many. */
+static uint32_t chain_slots(const struct resume *r, struct place p, uint32_t most)
+{
+    uint32_t n = 0;
+    uint16_t flags;
+
+    do {
+        look(r, ahead(r, p, n++), &flags);
+    } while (flags & VRING_DESC_F_NEXT && n < most);
+    return n;
+}
+
+static uint32_t slots_at(const struct resume *r, struct place p, uint32_t most)
+{
+    uint16_t flags;
+
+    return look(r, p, &flags) == SLOT_WRITTEN ? written_slots(r, p, most) : chain_slots(r, p, most);
+}
+
+/* Some chains from p on are written, the last one `last` slots behind it: show all up to its end, with
+ * length 0 those that are not, and on a receive ring all. */
 static struct place show_part(const struct resume *r, struct place p, uint32_t last)
 {
-    for (uint32_t i = 0; r->write && i <= last; i++) {
+    uint32_t i = 0;
+
+    while (i <= last) {
         struct place here = ahead(r, p, i);
         uint16_t flags;
+        bool written = look(r, here, &flags) == SLOT_WRITTEN;
+        uint32_t n = slots_at(r, here, r->num - i);
 
-        if (!i || look(r, here, &flags) == SLOT_WRITTEN) {
+        if (!written) {
+            write_once(&r->desc[here.at].id, read_once(&r->desc[ahead(r, here, n - 1).at].id));
+        }
+        if (!written || r->write) {
             write_once(&r->desc[here.at].len, 0);
         }
+        if (!written && i) {
+            show(r, here);
+        }
+        i += n;
     }
-    uint32_t n = last + written_slots(r, ahead(r, p, last), r->num - last);
     show(r, p);
-    return ahead(r, p, n);
+    return ahead(r, p, i);
 }
 
 /* A burst of `slots` from p on that is complete but for the flags of its first descriptor: behind the
@@ -146,6 +176,17 @@ static bool complete(const struct resume *r, struct place p, uint32_t slots, uin
     } while (flags & VRING_DESC_F_NEXT && n < slots);
     return n == slots ? !written
                       : written < slots && look(r, ahead(r, p, n), &flags) == SLOT_WRITTEN;
+}
+
+/* Behind the written chain that begins `last` slots behind p. */
+static struct place end_of(const struct resume *r, struct place p, uint32_t last)
+{
+    return ahead(r, p, last + written_slots(r, ahead(r, p, last), r->num - last));
+}
+
+static uint16_t base_of(struct place p)
+{
+    return (uint16_t)(p.at | (p.wrap ? VRING_PACKED_WRAP : 0));
 }
 
 /* Slots from one place to another, at most once round; more than num: they are not so. */
@@ -165,7 +206,7 @@ static bool read_word(const struct resume *r, uint64_t word, struct place *now, 
 }
 
 enum ring_resume packed_resume(struct vring_packed_desc GUEST *desc, uint32_t num, bool write,
-                               uint64_t word, uint16_t *base)
+                               uint64_t word, const uint16_t *end, uint16_t *base)
 {
     struct resume r = {GUEST_PTR(struct vring_packed_desc, desc), num, write};
     struct place now, old;
@@ -179,7 +220,7 @@ enum ring_resume packed_resume(struct vring_packed_desc GUEST *desc, uint32_t nu
     enum slot first = slots ? look(&r, old, &flags) : SLOT_WRITTEN;
     enum ring_resume rc = RING_RESUME_AT;
     if (first == SLOT_AVAILABLE) {
-        if (!plausible(&r, old, &written) || !complete(&r, old, slots, written)) {
+        if (end || !plausible(&r, old, &written) || !complete(&r, old, slots, written)) {
             return RING_RESUME_NOT;
         }
         show(&r, old);
@@ -189,11 +230,14 @@ enum ring_resume packed_resume(struct vring_packed_desc GUEST *desc, uint32_t nu
         if (!plausible(&r, now, &written) || (first == SLOT_USED && written < num - slots)) {
             return RING_RESUME_NOT;
         }
+        if (end && (!written || base_of(end_of(&r, now, written)) != *end)) {
+            return RING_RESUME_NOT;
+        }
         if (written) {
             now = show_part(&r, now, written);
             rc = RING_RESUME_FINISHED;
         }
     }
-    *base = (uint16_t)(now.at | (now.wrap ? VRING_PACKED_WRAP : 0));
+    *base = base_of(now);
     return rc;
 }

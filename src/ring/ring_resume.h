@@ -47,8 +47,12 @@ static inline uint64_t ring_resume_word(uint16_t now, uint16_t old)
  * The descriptor ring of num slots, of a receive ring if write, and the word, which is not trusted.
  * *base: where to go on, in the form of ring_setup.base; untouched with RING_RESUME_NOT.  The driver
  * may run meanwhile, a device not.
+ *
+ * end: NULL, or where another device says that it stopped, which used chains from a place of its own on
+ * while ours was dead: QEMU drops what its guest sends, from the position on that it was told last.  Then
+ * chains have to be used up to there, and those in front of them are finished with length 0.
  */
 enum ring_resume packed_resume(struct vring_packed_desc GUEST *desc, uint32_t num, bool write,
-                               uint64_t word, uint16_t *base);
+                               uint64_t word, const uint16_t *end, uint16_t *base);
 
 #endif

@@ -277,21 +277,25 @@ static const char *key_differs(const struct ring_key *was, const struct ring_key
                ? "it is in other memory"
            : was->num != is->num           ? "it has another size"
            : was->features != is->features ? "other features were negotiated"
-           : was->base != is->base         ? "the front-end names another position than at the last start"
            /* virtio-user: it has reset its rings. A position has both halves. */
            : is->base == VRING_PACKED_WRAP ? "its driver says that it begins anew"
                                            : NULL;
 }
 
-/* Where ring idx is kept, and in *why what speaks against what is there, or NULL. */
+static const char NOTHING_KEPT[] = "nothing is kept of it";
+
+/* Where ring idx is kept, and in *why what speaks against what is there, or NULL. *moved: the front-end
+ * names another position than at the last start. */
 static struct vu_inflight_packed *find_head(struct vu_dev *d, unsigned idx,
-                                            const struct vu_ring_conf *c, const char **why)
+                                            const struct vu_ring_conf *c, const char **why,
+                                            bool *moved)
 {
     struct vu_inflight_packed *h = (struct vu_inflight_packed *)part_of(d, idx, c->num);
     struct vu_inflight_file *f = h ? NULL : map_own(d);
     struct ring_key key;
 
-    *why = "nothing is kept of it";
+    *why = NOTHING_KEPT;
+    *moved = false;
     if (h) {
         if (read_once(&h->version) == VU_INFLIGHT_VERSION) {
             *why = read_once(&h->desc_num) == d->inflight.queue_size ? NULL
@@ -306,6 +310,7 @@ static struct vu_inflight_packed *find_head(struct vu_dev *d, unsigned idx,
     struct kept_ring *k = &f->ring[idx];
     if (k->head.version == VU_INFLIGHT_VERSION) {
         *why = key_differs(&k->key, &key);
+        *moved = k->key.base != key.base;
     }
     k->head.version = 0; /* until it is consistent */
     k->key = key;
@@ -316,7 +321,8 @@ static void start_packed(struct vu_dev *d, unsigned idx, struct vu_ring_conf *c)
 {
     static struct log_limit limit;
     const char *why;
-    struct vu_inflight_packed *h = find_head(d, idx, c, &why);
+    bool moved;
+    struct vu_inflight_packed *h = find_head(d, idx, c, &why, &moved);
     enum ring_resume how = RING_RESUME_NOT;
     uint16_t said = c->base;
 
@@ -324,10 +330,11 @@ static void start_packed(struct vu_dev *d, unsigned idx, struct vu_ring_conf *c)
         return;
     }
     if (!why) {
-        how = packed_resume(c->desc, c->num, idx % 2 == 0, read_once(&h->resume), &c->base);
+        how = packed_resume(c->desc, c->num, idx % 2 == 0, read_once(&h->resume), moved ? &said : NULL,
+                            &c->base);
         why = how == RING_RESUME_NOT ? "its descriptors look otherwise" : NULL;
     }
-    if (how == RING_RESUME_FINISHED || said != c->base || (why && d->inflight.region)) {
+    if (how == RING_RESUME_FINISHED || said != c->base || (why && why != NOTHING_KEPT)) {
         if (log_limit_ok(&limit, 10)) {
             log_info("%s: ring %u goes on at 0x%x, the front-end said 0x%x%s%s%s", d->name, idx,
                      c->base, said, how == RING_RESUME_FINISHED ? "; a burst was finished" : "",

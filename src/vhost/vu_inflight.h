@@ -13,7 +13,7 @@
  *
  * A word of our own file is believed only for the same bytes of the same memory file, with the same
  * features and size, and if the front-end says what it said at the last start: it was stopped by
- * nobody since.  In both places the ring itself has the last word (packed_resume()).
+ * nobody since (or what it used itself meanwhile explains the difference).  In both places the ring itself has the last word (packed_resume()).
  *
  * Our own file also names the features that the front-end has, for the next process.
  *
