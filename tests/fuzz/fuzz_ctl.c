@@ -11,8 +11,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "ctl/ctl.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "fuzz.h"
 
 static struct event_base *base;
 static struct dp *dp;
@@ -29,9 +28,7 @@ static void ask(const char *line, size_t len)
     if (answer) {
         json_t *o = json_loads(answer, 0, NULL);
 
-        if (!o || strchr(answer, '\n')) {
-            abort();
-        }
+        CHECK(o && !strchr(answer, '\n'), "an answer is one line of JSON");
         json_decref(o);
         free(answer);
     }

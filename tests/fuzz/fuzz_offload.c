@@ -13,10 +13,10 @@
  * input: 12 bytes of set-up, 12 of virtio-net header, the beginning of the frame (repeated as often
  * as its length wants).
  */
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "fuzz.h"
 #include "pkt/segment.h"
 #include "pkt/tag.h"
 #include "port/port_vhost.h"
@@ -25,58 +25,6 @@
 #define RUNS    64
 #define BUFFERS RING_BURST
 #define GPA     0x10000000ull
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static struct {
-    uint8_t *p;
-    uint32_t len;
-} victim;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-
-static void *mutator(void *arg)
-{
-    uint32_t x = 1;
-
-    (void)arg;
-    for (;;) {
-        pthread_mutex_lock(&lock);
-        for (int i = 0; i < 64 && victim.p; i++) {
-            x = x * 1664525u + 1013904223u;
-            __atomic_store_n(&victim.p[(x >> 8) % victim.len], (uint8_t)(x >> 24),
-                             __ATOMIC_RELAXED);
-        }
-        pthread_mutex_unlock(&lock);
-        for (volatile int i = 0; i < 200; i++) {
-        }
-    }
-    return NULL;
-}
-
-static void set_victim(uint8_t *p, uint32_t len)
-{
-    static bool started;
-
-    if (!started) {
-        pthread_t t;
-
-        started = true;
-        if (pthread_create(&t, NULL, mutator, NULL)) {
-            abort();
-        }
-    }
-    pthread_mutex_lock(&lock);
-    victim.p = p;
-    victim.len = len;
-    pthread_mutex_unlock(&lock);
-}
-
-static void check(bool ok)
-{
-    if (!ok) {
-        abort();
-    }
-}
 
 static uint16_t get16(const uint8_t *p)
 {
@@ -97,16 +45,12 @@ static void lend(struct loan *l, const uint8_t *frame, size_t n, uint32_t len, u
 
     l->room = malloc(PKT_HEADROOM + snap);
     l->p = (struct pkt){.data = l->room + PKT_HEADROOM, .len = len, .snap_len = (uint16_t)snap};
-    for (uint32_t i = 0; i < snap; i++) {
-        l->p.data[i] = n ? frame[i % n] : 0;
-    }
+    fill(l->p.data, snap, frame, n, 0);
     for (; at < len; k++) {
         uint32_t part = k == RUNS - 1 ? len - at : MIN(1 + cut * (k + 1) % 4099, len - at);
 
         l->run[k] = malloc(part);
-        for (uint32_t i = 0; i < part; i++) {
-            l->run[k][i] = n ? frame[(at + i) % n] : 0;
-        }
+        fill(l->run[k], part, frame, n, at);
         l->span[k] = (struct gspan){GUEST_PTR(const uint8_t GUEST, l->run[k]), part};
         at += part;
     }
@@ -130,12 +74,12 @@ static void check_lengths(const struct segmenter *s, const struct segment *seg)
     uint32_t len = seg->head_len + seg->len - s->place.l3;
 
     if (s->place.ip == 4) {
-        check(get16(ip + 2) == len);
+        CHECK(get16(ip + 2) == len);
     } else {
-        check(get16(ip + 4) + 40u == len);
+        CHECK(get16(ip + 4) + 40u == len);
     }
     if (s->carries & OFFLOAD_USO) {
-        check(get16(seg->head + s->place.l4 + 4) + (uint32_t)s->place.l4 ==
+        CHECK(get16(seg->head + s->place.l4 + 4) + (uint32_t)s->place.l4 ==
               seg->head_len + seg->len);
     }
 }
@@ -148,32 +92,32 @@ static void check_segments(const struct pkt *p, uint16_t takes)
     uint64_t sum = 0;
 
     if (segmenter_init(&s, p, takes) != DROP_N) {
-        check(p->offload & ~takes & OFFLOAD_GSO);
+        CHECK(p->offload & ~takes & OFFLOAD_GSO);
         free(seg);
         return;
     }
     for (; segmenter_next(&s, seg); n++) {
-        check(n <= p->len / OFFLOAD_MIN_SEGMENT);
-        check(seg->head == p->data || ((seg->head == seg->buf || seg->head == s.head) &&
+        CHECK(n <= p->len / OFFLOAD_MIN_SEGMENT);
+        CHECK(seg->head == p->data || ((seg->head == seg->buf || seg->head == s.head) &&
                                        seg->head_len <= SEGMENT_HEAD_MAX));
-        check(seg->from <= p->len && seg->len <= p->len - seg->from);
-        check(!n || seg->from == next);
-        check(seg->head_len + seg->len <= (s.step ? longest : p->len));
+        CHECK(seg->from <= p->len && seg->len <= p->len - seg->from);
+        CHECK(!n || seg->from == next);
+        CHECK(seg->head_len + seg->len <= (s.step ? longest : p->len));
         next = seg->from + seg->len;
-        check(!(seg->h.flags & VNET_F_NEEDS_CSUM) || takes & OFFLOAD_CSUM);
-        check(seg->h.gso_type == VNET_GSO_NONE || !(p->offload & ~takes & OFFLOAD_GSO));
+        CHECK(!(seg->h.flags & VNET_F_NEEDS_CSUM) || takes & OFFLOAD_CSUM);
+        CHECK(seg->h.gso_type == VNET_GSO_NONE || !(p->offload & ~takes & OFFLOAD_GSO));
         if (s.step) {
             check_lengths(&s, seg);
         } else {
-            check(seg->head_len + seg->len == p->len);
+            CHECK(seg->head_len + seg->len == p->len);
         }
         if (seg->sum_at) {
-            check(seg->sum_from <= seg->sum_at && seg->sum_at + 2u <= seg->head_len);
+            CHECK(seg->sum_from <= seg->sum_at && seg->sum_at + 2u <= seg->head_len);
             sum += segment_sum(&s, seg);
         }
     }
-    check(n && next == p->len);
-    check(!segmenter_next(&s, seg));
+    CHECK(n && next == p->len);
+    CHECK(!segmenter_next(&s, seg));
     __asm__ volatile("" : : "r"(sum));
     free(seg);
 }
@@ -205,13 +149,13 @@ static void write_out(const struct pkt *p, uint16_t takes, uint32_t size, uint8_
         uint64_t bytes = 0;
 
         port_vhost_out_base(&vq, mem, rb, 0, p, lens, f, &res);
-        check(res.n_chains <= rb->n && res.frames <= res.n_chains);
-        check(res.need_more == (res.why == DROP_NO_BUFFERS) && (f->p == p) == res.need_more);
+        CHECK(res.n_chains <= rb->n && res.frames <= res.n_chains);
+        CHECK(res.need_more == (res.why == DROP_NO_BUFFERS) && (f->p == p) == res.need_more);
         for (uint32_t i = 0; i < res.n_chains; i++) {
-            check(lens[i] <= size);
+            CHECK(lens[i] <= size);
             bytes += lens[i];
         }
-        check(bytes == res.bytes + (uint64_t)res.frames * vq.hdr_len);
+        CHECK(bytes == res.bytes + (uint64_t)res.frames * vq.hdr_len);
     } while (res.need_more && res.n_chains && ++bursts < 10);
     gmem_free(mem);
     for (uint32_t i = 0; i < BUFFERS; i++) {
@@ -227,9 +171,9 @@ static void write_summed(const struct pkt *p)
     uint8_t *out = malloc(VNET_HDR_LEN + p->len);
 
     if (port_vhost_out_summed_base(out, p)) {
-        check(!memcmp(out, &(const struct vnet_hdr){.num_buffers = 1}, VNET_HDR_LEN));
+        CHECK(!memcmp(out, &(const struct vnet_hdr){.num_buffers = 1}, VNET_HDR_LEN));
     } else {
-        check(p->n_spans == 1);
+        CHECK(p->n_spans == 1);
     }
     free(out);
 }
@@ -248,28 +192,28 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     takes = takes & OFFLOAD_CSUM ? takes : 0;
     memcpy(&said, data + 12, sizeof(said));
     lend(&l, data + 24, size - 24, len, get16(data + 6));
-    set_victim(l.p.n_spans && data[8] & 1 ? l.run[0] : NULL, l.p.n_spans ? l.span[0].len : 0);
+    set_victim(l.p.n_spans && data[8] & 1 ? l.run[0] : NULL, l.p.n_spans ? l.span[0].len : 0, 0);
 
     int why = offload_check(&l.p, &said, sent & OFFLOAD_ALL);
     if (why == DROP_N) {
-        check(!(l.p.offload & ~sent & OFFLOAD_ALL));
+        CHECK(!(l.p.offload & ~sent & OFFLOAD_ALL));
         if (data[8] & 2) {
             pkt_push_tag(&l.p, 0x8100, 5);
         }
         memcpy(&own, l.p.data - VNET_HDR_LEN, sizeof(own));
-        check(own.num_buffers == 1 && own.hdr_len <= l.p.snap_len);
+        CHECK(own.num_buffers == 1 && own.hdr_len <= l.p.snap_len);
         memcpy(before, l.p.data, l.p.snap_len);
         check_segments(&l.p, takes);
         write_out(&l.p, takes, 16 + get16(data + 9) % 4096, data[11]);
         if (l.p.offload == OFFLOAD_CSUM && l.p.n_spans < 2) {
             write_summed(&l.p);
         }
-        check(!memcmp(before, l.p.data, l.p.snap_len));
-        check(!memcmp(&own, l.p.data - VNET_HDR_LEN, sizeof(own)));
+        CHECK(!memcmp(before, l.p.data, l.p.snap_len));
+        CHECK(!memcmp(&own, l.p.data - VNET_HDR_LEN, sizeof(own)));
     } else {
-        check(why == DROP_OFFLOAD || why == DROP_BAD_CSUM || why == DROP_BAD_GSO);
+        CHECK(why == DROP_OFFLOAD || why == DROP_BAD_CSUM || why == DROP_BAD_GSO);
     }
-    set_victim(NULL, 0);
+    set_victim(NULL, 0, 0);
     give_back(&l);
     return 0;
 }

@@ -9,69 +9,16 @@
  *
  * input: 8 bytes of set-up, a script of 4 bytes for each of MAX_BURSTS bursts, guest memory.
  */
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "fuzz.h"
 #include "ring/ring.h"
 
 #define GPA    0x10000u
 #define RINGS  (24 * 1024u) /* region 0: holds the ring itself */
 #define OTHERS 7
 #define MAX_BURSTS 64
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static struct {
-    uint8_t *p;
-    uint32_t len;
-} victim;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-
-static void *mutator(void *arg)
-{
-    uint32_t x = 1;
-
-    (void)arg;
-    for (;;) {
-        pthread_mutex_lock(&lock);
-        for (int i = 0; i < 64 && victim.p; i++) {
-            x = x * 1664525u + 1013904223u;
-            /* mostly the ring's first entries, where it hurts */
-            uint32_t at = (x >> 8) % (x & 64 ? victim.len : 256);
-            __atomic_store_n(&victim.p[at], (uint8_t)(x >> 24), __ATOMIC_RELAXED);
-        }
-        pthread_mutex_unlock(&lock);
-        for (volatile int i = 0; i < 200; i++) {
-        }
-    }
-    return NULL;
-}
-
-static void set_victim(uint8_t *p, uint32_t len)
-{
-    static bool started;
-
-    if (!started) {
-        pthread_t t;
-
-        started = true;
-        if (pthread_create(&t, NULL, mutator, NULL)) {
-            abort();
-        }
-    }
-    pthread_mutex_lock(&lock);
-    victim.p = p;
-    victim.len = len;
-    pthread_mutex_unlock(&lock);
-}
-
-static void check(bool ok)
-{
-    if (!ok) {
-        abort();
-    }
-}
 
 /* Touch every byte that a chain names, as a copy would; at most 64 KiB per segment. */
 static uint32_t use_chain(const struct ring *r, const struct ring_burst *b,
@@ -80,8 +27,8 @@ static uint32_t use_chain(const struct ring *r, const struct ring_burst *b,
     const struct ring_seg *s = c->n_seg > 1 ? &b->pool[c->pool] : &c->seg;
     uint32_t hint = 0, total = 0;
 
-    check(c->n_seg <= RING_MAX_SEGS && (c->n_seg < 2 || c->pool + c->n_seg <= b->n_pool));
-    check(c->fault < RING_N_FAULTS && (c->fault == 0) == (c->n_seg != 0));
+    CHECK(c->n_seg <= RING_MAX_SEGS && (c->n_seg < 2 || c->pool + c->n_seg <= b->n_pool));
+    CHECK(c->fault < RING_N_FAULTS && (c->fault == 0) == (c->n_seg != 0));
     for (uint32_t i = 0; i < c->n_seg; i++) {
         for (uint32_t at = 0; at < s[i].len && total < 65536;) {
             uint32_t len = s[i].len - at;
@@ -92,7 +39,7 @@ static uint32_t use_chain(const struct ring *r, const struct ring_burst *b,
             if (!p) {
                 break;
             }
-            check(len && len <= s[i].len - at);
+            CHECK(len && len <= s[i].len - at);
             len = MIN(len, 65536u);
             memcpy(r->write ? p : frame, r->write ? frame : p, len);
             at += len;
@@ -150,16 +97,16 @@ static void run(struct ring *r, const uint8_t *script, size_t n)
         uint16_t before = ring_base(r);
         uint32_t max = 1 + script[0] % RING_BURST, got = ring_dev_peek(l, r, b, max);
 
-        check(got == b->n && got <= max && b->n_pool <= RING_MAX_SEGS);
-        check(ring_base(r) == before);
-        check(taken(r, b, got) <= r->num);
+        CHECK(got == b->n && got <= max && b->n_pool <= RING_MAX_SEGS);
+        CHECK(ring_base(r) == before);
+        CHECK(taken(r, b, got) <= r->num);
         for (uint32_t i = 0; i < got; i++) {
-            check(l == RING_PACKED || b->chain[i].id < r->num);
+            CHECK(l == RING_PACKED || b->chain[i].id < r->num);
             lens[i] = use_chain(r, b, &b->chain[i]);
         }
         uint32_t done = script[1] & 1 ? got : got / 2;
         ring_dev_commit(l, r, b, done, r->write ? lens : NULL);
-        check(ring_base(r) == ahead(r, before, taken(r, b, done)));
+        CHECK(ring_base(r) == ahead(r, before, taken(r, b, done)));
         if (script[1] & 2) {
             ring_dev_arm(l, r);
             ring_dev_disarm(l, r);
@@ -168,7 +115,7 @@ static void run(struct ring *r, const uint8_t *script, size_t n)
         uint32_t jump = script[1] & 0x80 ? script[2] * 256u : 0;
         go_on(r, script[3] % (r->num + 1), jump);
         if (r->broken) {
-            check(ring_dev_peek(l, r, b, max) == 0 && !ring_dev_arm(l, r));
+            CHECK(ring_dev_peek(l, r, b, max) == 0 && !ring_dev_arm(l, r));
             break;
         }
     }
@@ -196,9 +143,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             free(mem[i]);
             mem[i] = malloc(len);
         }
-        for (uint32_t at = 0; at < len; at++) {
-            mem[i][at] = n_image ? image[(at + i * 31) % n_image] : 0;
-        }
+        fill(mem[i], len, image, n_image, i * 31);
         region[i] = (struct gmem_region){
             .gpa = gpa, .size = len, .uva = gpa, .va = GUEST_PTR(uint8_t GUEST, mem[i])};
         gpa += len + (i & data[3]); /* some touch, some do not */
@@ -219,9 +164,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     ring_init(&r, &s);
     /* a plausible start, or nothing at all would be looked at */
     go_on(&r, data[7] % (num + 1), 0);
-    set_victim(data[4] & 8 ? mem[0] : NULL, RINGS);
+    set_victim(data[4] & 8 ? mem[0] : NULL, RINGS, 256);
     run(&r, data + 8, MIN(size - 8, (size_t)4 * MAX_BURSTS));
-    set_victim(NULL, 0);
+    set_victim(NULL, 0, 0);
     gmem_free(m);
     for (uint32_t i = 0; i < n_regions; i++) {
         free(mem[i]);

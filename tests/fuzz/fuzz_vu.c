@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "fuzz.h"
 #include "mem/gmem.h"
 #include "ring/vring.h"
 #include "vhost/vu_backend.h"
@@ -31,31 +32,21 @@
 #define MEM_BYTES (1u << 20)
 #define UVA       0x700000000000ull
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 static struct event_base *base;
 static struct vu_dev *dev;
 static char path[64];
 static bool running[VU_MAX_RINGS];
 static int memory_fd, event_fd, small_fd, pipe_fd, channel_fd;
 
-static void check(bool ok, const char *what)
-{
-    if (!ok) {
-        fprintf(stderr, "broken promise: %s\n", what);
-        abort();
-    }
-}
-
 static int fake_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, uint64_t features,
                       const struct gmem *mem, struct err *e)
 {
     volatile uint8_t *d = c->desc, *a = c->avail, *u = c->used;
 
-    check(!running[idx] && mem, "a ring is started once, with memory");
-    check(c->num && c->num <= VRING_MAX_NUM, "its size");
+    CHECK(!running[idx] && mem, "a ring is started once, with memory");
+    CHECK(c->num && c->num <= VRING_MAX_NUM, "its size");
     if (features & VIRTIO_BIT(F_RING_PACKED)) {
-        check((c->base & 0x7fff) < c->num, "its position");
+        CHECK((c->base & 0x7fff) < c->num, "its position");
         if (c->resume) {
             *c->resume += 0x100000001u;
         }
@@ -63,8 +54,8 @@ static int fake_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, uin
         running[idx] = true;
         return 0;
     }
-    check(!(c->num & (c->num - 1)), "its size");
-    check(!((uintptr_t)d & 15) && !((uintptr_t)a & 1) && !((uintptr_t)u & 3), "its alignment");
+    CHECK(!(c->num & (c->num - 1)), "its size");
+    CHECK(!((uintptr_t)d & 15) && !((uintptr_t)a & 1) && !((uintptr_t)u & 3), "its alignment");
     (void)d[vring_desc_bytes(c->num) - 1];
     (void)a[vring_avail_bytes(c->num) - 1];
     u[vring_used_bytes(c->num) - 1] = 0;
@@ -74,14 +65,14 @@ static int fake_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, uin
 
 static uint16_t fake_stop(void *ctx, unsigned idx)
 {
-    check(running[idx], "only a running ring is stopped");
+    CHECK(running[idx], "only a running ring is stopped");
     running[idx] = false;
     return 7;
 }
 
 static void fake_call(void *ctx, unsigned idx, int fd)
 {
-    check(running[idx], "only a running ring gets a new call fd");
+    CHECK(running[idx], "only a running ring gets a new call fd");
 }
 
 static void fake_swap(void *ctx, const struct gmem *mem)
@@ -103,7 +94,7 @@ static int fake_mtu(void *ctx, uint16_t mtu)
 static void fake_link(void *ctx, bool up, const char *why)
 {
     for (unsigned i = 0; i < VU_MAX_RINGS; i++) {
-        check(!running[i], "nothing runs when the link changes");
+        CHECK(!running[i], "nothing runs when the link changes");
     }
 }
 
@@ -138,6 +129,11 @@ static unsigned open_fds(void)
     return n;
 }
 
+static void remove_socket(void)
+{
+    unlink(path);
+}
+
 static void quiet(enum log_level level, const char *line)
 {
 }
@@ -148,7 +144,9 @@ static void start(void)
     int p[2];
 
     log_set_sink(quiet);
-    snprintf(path, sizeof(path), "/tmp/ringway-fuzz-%d.sock", (int)getpid());
+    /* in the present folder: run-fuzzer.sh and run-afl.sh make one, and remove it after a crash, too */
+    snprintf(path, sizeof(path), "ringway-fuzz-%d.sock", (int)getpid());
+    atexit(remove_socket);
     base = event_base_new();
     struct vu_conf c = {.name = "fuzz", .path = path, .owner = (uid_t)-1, .group = (gid_t)-1,
                         .mode = 0600, .features = VNET_FEATURES_OFFERED, .config = true};
@@ -298,7 +296,7 @@ static size_t record(int s, const uint8_t *d, size_t n)
     if (m.h.request == LINK) {
         struct err e;
 
-        check(!vu_dev_set_link(dev, d[3] & 1, &e), "the link can be set");
+        CHECK(!vu_dev_set_link(dev, d[3] & 1, &e), "the link can be set");
         return 6;
     }
     m.h.flags = VU_VERSION | (d[2] & 1 ? VU_FLAG_NEED_REPLY : 0) | (d[2] > 250 ? d[2] : 0u);
@@ -351,14 +349,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     close(s);
     turn();
     turn();
-    check(!vu_dev_set_link(dev, true, &e), "the link is up again");
+    CHECK(!vu_dev_set_link(dev, true, &e), "the link is up again");
     struct vu_info i;
     for (int tries = 0; vu_dev_info(dev, &i), i.connected && tries < 100; tries++) {
         turn();
     }
-    check(!i.connected, "the connection is over");
+    CHECK(!i.connected, "the connection is over");
     if (baseline && runs % 256 == 0) {
-        check(open_fds() <= baseline, "no file descriptor is left");
+        CHECK(open_fds() <= baseline, "no file descriptor is left");
     }
     return 0;
 }
