@@ -741,9 +741,13 @@ static json_t *queues_json(struct ctl *c, unsigned worker)
     json_t *list = json_array();
 
     for (unsigned i = 0; i < MIN(n, ARRAY_SIZE(q)); i++) {
-        json_array_append_new(list, json_pack("{s:s, s:i, s:f, s:b}", "port", q[i]->port->name,
-                                              "queue", (int)q[i]->queue, "load", q[i]->load,
-                                              "pinned", (int)q[i]->pinned));
+        json_array_append_new(
+            list, json_pack("{s:s, s:i, s:f, s:b, s:i, s:I, s:I, s:I}", "port", q[i]->port->name,
+                            "queue", (int)q[i]->queue, "load", q[i]->load, "pinned",
+                            (int)q[i]->pinned, "budget", q[i]->bursts * PKT_BURST, "turns",
+                            (json_int_t)read_once(&q[i]->turns), "busy_turns",
+                            (json_int_t)read_once(&q[i]->busy_turns), "chains",
+                            (json_int_t)read_once(&q[i]->chains)));
     }
     return list;
 }

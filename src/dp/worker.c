@@ -123,6 +123,11 @@ static uint32_t poll_queue(struct worker *w, const struct view *view, struct rxq
             break;
         }
     }
+    write_once(&q->turns, q->turns + 1);
+    if (frames) {
+        write_once(&q->busy_turns, q->busy_turns + 1);
+        write_once(&q->chains, q->chains + frames);
+    }
     return frames;
 }
 

@@ -25,8 +25,11 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
+
+#include "base/fd.h"
 
 #ifndef HUGETLBFS_MAGIC
 #define HUGETLBFS_MAGIC 0x958458f6
@@ -210,32 +213,47 @@ static void map_put(struct gmem_map *m)
     pthread_mutex_unlock(&slots_lock);
 }
 
-static int check_file(const struct gmem_region_desc *d, enum gmem_fs_policy fs, uint64_t end,
-                      const char *who, uint64_t *page, struct stat *out, struct err *e)
+/*
+ * What kind of file is it? Not one of these questions goes to a file server, which is a peer that can
+ * let us wait: fstat(), fstatfs() and even close() do on FUSE.
+ */
+static int look_at(int fd, struct statx *out)
 {
-    struct stat st;
-    struct statfs sf;
+    return statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BASIC_STATS, out) ? -errno : 0;
+}
 
-    if (fstat(d->fd, &st) || fstatfs(d->fd, &sf)) {
-        return err_set(e, -errno, "%s: memory fd: %s", who, strerror(errno));
+static dev_t device_of(const struct statx *st)
+{
+    return makedev(st->stx_dev_major, st->stx_dev_minor);
+}
+
+static int check_file(const struct gmem_region_desc *d, enum gmem_fs_policy fs, uint64_t end,
+                      const char *who, uint64_t *page, struct statx *st, struct err *e)
+{
+    bool memory = fd_is_memory(d->fd);
+    struct statfs sf;
+    int rc = look_at(d->fd, st);
+
+    if (rc) {
+        return err_set(e, rc, "%s: memory fd: %s", who, strerror(-rc));
     }
-    if (!S_ISREG(st.st_mode)) {
+    if (!S_ISREG(st->stx_mode)) {
         return err_set(e, -EINVAL, "%s: memory fd is not a file; use memory-backend-memfd", who);
     }
-    const unsigned long type = (unsigned long)sf.f_type;
-    bool memory = type == TMPFS_MAGIC || type == HUGETLBFS_MAGIC;
     if (!memory && fs != GMEM_FS_ANY) {
         return err_set(e, -EPERM,
-                       "%s: memory file is on a file system of type 0x%lx, where a page fault can "
-                       "block; use memfd, tmpfs or hugetlbfs, or set any-fs on the port",
-                       who, type);
+                       "%s: memory file is on a file system where a page fault can block; use memfd, "
+                       "tmpfs or hugetlbfs, or set any-fs on the port",
+                       who);
     }
-    *page = type == HUGETLBFS_MAGIC ? (uint64_t)sf.f_bsize : (uint64_t)sysconf(_SC_PAGESIZE);
-    if ((uint64_t)st.st_size < end) {
+    *page = (uint64_t)sysconf(_SC_PAGESIZE);
+    if (memory && !fstatfs(d->fd, &sf) && sf.f_type == HUGETLBFS_MAGIC) {
+        *page = (uint64_t)sf.f_bsize;
+    }
+    if (st->stx_size < end) {
         return err_set(e, -EINVAL, "%s: memory file has %llu bytes, the region needs %llu", who,
-                       (unsigned long long)st.st_size, (unsigned long long)end);
+                       (unsigned long long)st->stx_size, (unsigned long long)end);
     }
-    *out = st;
     return 0;
 }
 
@@ -246,7 +264,7 @@ static int map_region(struct gmem_region *r, const struct gmem_region_desc *d,
 {
     uint64_t end, tmp, page = 0;
     struct gmem_map *m = NULL;
-    struct stat st = {0};
+    struct statx st = {0};
     int rc;
 
     if (!d->size || __builtin_add_overflow(d->gpa, d->size, &tmp) ||
@@ -286,21 +304,19 @@ static int map_region(struct gmem_region *r, const struct gmem_region_desc *d,
     store_release(&m->page, (size_t)page);
     store_release(&m->base, base);
     m->times = 1;
-    m->dev = st.st_dev;
-    m->ino = st.st_ino;
+    m->dev = device_of(&st);
+    m->ino = st.stx_ino;
     *r = (struct gmem_region){.gpa = d->gpa,
                               .size = d->size,
                               .uva = d->uva,
                               .fd_offset = d->fd_offset,
                               .va = GUEST_PTR(uint8_t GUEST, base + (d->fd_offset - from)),
                               .map = m};
-    close(d->fd);
+    fd_discard(d->fd);
     return 0;
 out:
     map_put(m);
-    if (d->fd >= 0) {
-        close(d->fd);
-    }
+    fd_discard(d->fd);
     return rc;
 }
 
@@ -364,9 +380,7 @@ int gmem_create(struct gmem **out, const struct gmem_region_desc *d, uint32_t n,
     }
     if (rc) {
         for (; i < n; i++) {
-            if (d[i].fd >= 0) {
-                close(d[i].fd);
-            }
+            fd_discard(d[i].fd);
         }
         gmem_free(m);
         return rc;
@@ -395,14 +409,14 @@ static struct gmem *copy_table(const struct gmem *old, uint32_t room)
 /* What the peer describes is mapped already: the same bytes of the same file at the same place. */
 static struct gmem_map *same_region(const struct gmem *m, const struct gmem_region_desc *d)
 {
-    struct stat st;
+    struct statx st;
 
     for (uint32_t i = 0; m && i < m->n; i++) {
         const struct gmem_region *r = &m->region[i];
 
         if (r->gpa == d->gpa && r->size == d->size && r->uva == d->uva &&
-            r->fd_offset == d->fd_offset && r->map && !fstat(d->fd, &st) &&
-            st.st_dev == r->map->dev && st.st_ino == r->map->ino) {
+            r->fd_offset == d->fd_offset && r->map && !look_at(d->fd, &st) &&
+            device_of(&st) == r->map->dev && st.stx_ino == r->map->ino) {
             return r->map;
         }
     }
@@ -434,11 +448,11 @@ int gmem_add(struct gmem **out, const struct gmem *old, const struct gmem_region
     struct gmem_map *map = same_region(old, d);
 
     if (map) { /* also when all slots are taken: it takes none */
-        close(d->fd);
+        fd_discard(d->fd);
         return add_again(out, old, map, who, e);
     }
     if (old && old->n >= GMEM_MAX_REGIONS) {
-        close(d->fd);
+        fd_discard(d->fd);
         return err_set(e, -E2BIG, "%s: all %d memory slots are taken", who, GMEM_MAX_REGIONS);
     }
     rc = map_region(&r, d, fs, who, owner, e);

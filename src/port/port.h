@@ -137,6 +137,9 @@ struct rxq {
     bool event_driven;   /* polling costs a system call: poll only after fd was readable */
     bool ready;          /* worker's: an event-driven queue has (or may have) work */
     uint64_t busy_ns;    /* worker's: what its turns took, from samples (relaxed) */
+    uint64_t turns;      /* worker's (relaxed): how often it was polled, */
+    uint64_t busy_turns; /* how often it had chains then, */
+    uint64_t chains;     /* and how many in all */
     uint16_t bursts, every; /* its turn: so many bursts, in one of so many rounds; control writes */
     /* Control thread; the switch's, providers leave them 0. */
     struct worker *worker; /* who polls it; NULL while not attached */

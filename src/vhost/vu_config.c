@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "base/log.h"
 #include "vhost/vu_dev.h"
 #include "vnet/features.h"
@@ -77,7 +78,7 @@ int vu_config_channel(struct vu_dev *d, int fd, struct err *e)
     if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) ||
         getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) || domain != AF_UNIX ||
         type != SOCK_STREAM) {
-        close(fd);
+        fd_discard(fd);
         return err_set(e, -EINVAL, "SET_BACKEND_REQ_FD brings a file descriptor that is no UNIX "
                                    "stream socket");
     }

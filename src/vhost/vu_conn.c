@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "vhost/vu_sock.h"
 
 /* Messages per turn of the event loop: a chatty peer does not keep the others waiting. */
@@ -54,9 +55,7 @@ static void start_deadline(struct vu_conn *c)
 static void close_fds(struct vu_msg *m)
 {
     for (uint32_t i = 0; i < m->n_fds; i++) {
-        if (m->fd[i] >= 0) {
-            close(m->fd[i]);
-        }
+        fd_discard(m->fd[i]);
     }
     m->n_fds = 0;
 }

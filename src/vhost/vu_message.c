@@ -15,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "base/log.h"
 #include "vhost/vu_dev.h"
 #include "vnet/features.h"
@@ -300,7 +301,7 @@ static int take_eventfd(struct vu_msg *m, int *fd, struct err *e)
 {
     *fd = -1;
     if (m->n_fds) {
-        if (!vu_sock_is_eventfd(m->fd[0])) {
+        if (!fd_is_eventfd(m->fd[0])) {
             return err_set(e, -EINVAL, "%s of ring %d brings a file descriptor that is no eventfd",
                            m->desc->name, vu_msg_ring(m));
         }

@@ -20,6 +20,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "vhost/vu_wire.h"
 
 #define BACKLOG 8
@@ -270,7 +271,7 @@ static bool take_fds(const struct cmsghdr *c, int *fd, uint32_t *n_fds, uint32_t
         if (*n_fds < max) {
             fd[(*n_fds)++] = one;
         } else {
-            close(one);
+            fd_discard(one);
             all = false;
         }
     }
@@ -305,20 +306,9 @@ ssize_t vu_sock_recv(int s, void *buf, size_t len, int *fd, uint32_t *n_fds, uin
     }
     if (!whole) {
         while (*n_fds > before) {
-            close(fd[--*n_fds]);
+            fd_discard(fd[--*n_fds]);
         }
         return -EPROTO;
     }
     return got;
-}
-
-bool vu_sock_is_eventfd(int fd)
-{
-    static const char want[] = "anon_inode:[eventfd]";
-    char link[64], is[sizeof(want) + 1];
-
-    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-    ssize_t n = readlink(link, is, sizeof(is));
-
-    return n == (ssize_t)sizeof(want) - 1 && !memcmp(is, want, sizeof(want) - 1);
 }

@@ -45,7 +45,4 @@ int vu_sock_join(int fd, const char *path, struct err *e);
  */
 ssize_t vu_sock_recv(int s, void *buf, size_t len, int *fd, uint32_t *n_fds, uint32_t max);
 
-/* Is this fd an eventfd? Anything else could block or be endless. */
-bool vu_sock_is_eventfd(int fd);
-
 #endif

@@ -347,7 +347,7 @@ def test_flags_change_all_the_time(net):
     while vu.time.monotonic() < end:
         for _ in range(200):
             x = x * 1103515245 + 12345 & 0x7fffffff
-            a.mem.set_u16(a.tx.flags_at(x >> 8 & 0xff), x >> 3)
+            a.mem.set_u16(a.tx.desc_flags_at(x >> 8 & 0xff), x >> 3)
         os.eventfd_write(a.tx.kick, 1)
     exchange(b, net.nic(), [60, 1514])  # the others do not notice
     a.get_base(1)

@@ -9,7 +9,7 @@ or replaced, and every byte of a ring can be written by hand.
     Nic         a Front that begins in the order of a known front-end and keeps to all rules
     Memory      a file shared with the back-end: region i has its own guest and user addresses
     Ring        a split virtqueue in that memory, driver side
-    PackedRing  the same in the packed layout
+    PackedRing  the same in the packed layout, behind the same methods
 """
 import array
 import contextlib
@@ -109,14 +109,15 @@ class Ring:
     """
 
     polite = event_idx = False
+    START = 0  # SET_VRING_BASE of a new ring
 
-    def __init__(self, mem, idx, num=256, base=0, at=None):
-        self.mem, self.idx, self.num, self.base = mem, idx, num, base
+    def __init__(self, mem, idx, num=256, base=None, at=None):
+        self.mem, self.idx, self.num = mem, idx, num
+        self.base = self.START if base is None else base
         self.desc = 0x10000 * idx if at is None else at
         self.avail = self.desc + 16 * num
         self.used = (self.avail + 6 + 2 * num + 3) & ~3
-        self.avail_idx = self.used_idx = base
-        self.published = base
+        self.avail_idx = self.used_idx = self.published = self.base
         self.kicks = 0
         self.free = list(range(num))
         self.chains = {}
@@ -183,6 +184,26 @@ class Ring:
         self.offer(ids[0])
         return ids[0]
 
+    def put(self, *descs, nxt=None):
+        """A chain by hand, whatever is in it: (address, length, flags) each. nxt: where the last one
+        points to, as a number or from the list of slots that the chain has."""
+        ids = [self.free.pop(0) for _ in descs]
+        for k, (addr, length, flags) in enumerate(descs):
+            to = ids[k + 1] if k + 1 < len(ids) else nxt(ids) if callable(nxt) else nxt or 0
+            self.set_desc(ids[k], addr, length, flags, to)
+        self.chains[ids[0]] = (ids, [])
+        self.offer(ids[0])
+
+    def fill_table(self, table, *entries):
+        """An indirect table by hand; its guest address."""
+        for i, (addr, length, flags) in enumerate(entries):
+            self.set_desc(i, addr, length, flags, i + 1, table)
+        return self.mem.gpa(table)
+
+    def desc_flags_at(self, slot):
+        """Where the flags of a descriptor are."""
+        return self.desc + 16 * slot + 12
+
     def reap(self):
         """[(id, length)] of what the device has used since the last call."""
         out = []
@@ -205,8 +226,8 @@ class Ring:
         return True
 
     def restart(self):
-        """The driver begins anew, at 0."""
-        self.base = self.avail_idx = self.used_idx = self.published = 0
+        """The driver begins anew."""
+        self.base = self.avail_idx = self.used_idx = self.published = self.START
         self.free, self.chains = list(range(self.num)), {}
         self.wipe()
 
@@ -219,8 +240,7 @@ class PackedRing(Ring):
     """The packed layout, for a device that is in order. Positions count slots from the first lap on;
     in lap n the wrap counter is 1 if n is even."""
 
-    def __init__(self, mem, idx, num=256, base=0x80008000, at=None):
-        super().__init__(mem, idx, num, base, at)
+    START = 0x80008000
 
     def wipe(self):
         self.avail = self.desc + 16 * self.num  # the driver's event word
@@ -230,7 +250,7 @@ class PackedRing(Ring):
         self.avail_idx = self.used_idx = self.published = at + (0 if self.base & 0x8000 else self.num)
         for i in range(self.num):  # as if each had been used
             lap = self.lap(self.avail_idx) - (i >= at)
-            self.mem.set_u16(self.flags_at(i), 0 if lap & 1 else AVAIL | USED)
+            self.mem.set_u16(self.desc_flags_at(i), 0 if lap & 1 else AVAIL | USED)
         self.pending = []
 
     def lap(self, pos):
@@ -238,9 +258,6 @@ class PackedRing(Ring):
 
     def slot(self, pos):
         return pos % self.num
-
-    def flags_at(self, slot):
-        return self.desc + 16 * slot + 14
 
     def off_wrap(self, pos):
         return self.slot(pos) | (0 if self.lap(pos) & 1 else 0x8000)
@@ -250,7 +267,7 @@ class PackedRing(Ring):
         slot = self.slot(self.avail_idx)
         struct.pack_into('<QIH', self.mem.map, self.desc + 16 * slot, addr, length, ident)
         bits = USED if self.lap(self.avail_idx) & 1 else AVAIL
-        self.pending.append((self.flags_at(slot), flags | bits))
+        self.pending.append((self.desc_flags_at(slot), flags | bits))
         self.avail_idx += 1
 
     def publish(self, kick=True):
@@ -275,6 +292,21 @@ class PackedRing(Ring):
         self.mem.set_u16(self.avail, self.off_wrap(self.used_idx))
         self.mem.set_u16(self.avail + 2, (2 if self.event_idx else 0) if wanted else 1)
         fence()
+
+    def put(self, *descs, nxt=None):
+        assert nxt is None, 'packed descriptors have no next'
+        ids = [self.free.pop(0) for _ in descs]
+        for d in descs:
+            self.put_desc(*d, ids[0])
+        self.chains[ids[0]] = (ids, [])
+
+    def fill_table(self, table, *entries):
+        for i, (addr, length, flags) in enumerate(entries):
+            struct.pack_into('<QIHH', self.mem.map, table + 16 * i, addr, length, 0, flags)
+        return self.mem.gpa(table)
+
+    def desc_flags_at(self, slot):
+        return self.desc + 16 * slot + 14
 
     def add(self, parts, write, table=None):
         flag = DESC_WRITE if write else 0
@@ -304,25 +336,26 @@ class PackedRing(Ring):
             out.append((ident, length))
         return out
 
-    def restart(self):
-        self.base = 0x80008000
-        self.free, self.chains = list(range(self.num)), {}
-        self.wipe()
+LAYOUTS = {'split': Ring, 'packed': PackedRing}
 
 
 class Front:
+    """layout: of its rings, 'split' or 'packed'."""
+
     FEATURES = PROTOCOL | VERSION_1 | MRG_RXBUF | INDIRECT
     PROTOCOLS = MQ | REPLY_ACK | STATUS | MEM_SLOTS | RARP | NET_MTU | P_RESET | INFLIGHT
 
     acks = True  # ask for an answer to every message
     any_header = False  # it negotiated offloads: headers[] gets the header of each frame received
 
-    def __init__(self, path, mac=None, mem=None, num=256):
+    def __init__(self, path, mac=None, mem=None, num=256, layout='split'):
         self.connect(path)
         self.mac = mac or b'\x52\x54\0\0\0\x01'
         self.mem = mem or Memory()
-        self.rx, self.tx = Ring(self.mem, 0, num), Ring(self.mem, 1, num)
-        self.features = self.FEATURES
+        kind = LAYOUTS[layout]
+        self.rx, self.tx = kind(self.mem, 0, num), kind(self.mem, 1, num)
+        self.layout_features = PACKED if layout == 'packed' else 0
+        self.features = self.FEATURES | self.layout_features
         self.slab = 1 << 20  # rx buffers from here, tx buffers from 3 MiB
         self.n_tx = 0
         self.headers = []
@@ -482,7 +515,7 @@ class Front:
                 *self.ring_steps()]
 
     def start(self, features=None, buffers=True):
-        self.features = self.FEATURES if features is None else features
+        self.features = (self.FEATURES if features is None else features) | self.layout_features
         for step in self.steps():
             step()
         if buffers:
@@ -595,11 +628,13 @@ class Nic(Front):
         slab = 2 * pairs * room
         self.slab_room = (rx_size * bufs + 0xfff) & ~0xfff
         end = slab + pairs * self.slab_room
-        super().__init__(path, mac, mem or Memory(end + self.SLOT * self.SLOTS), num=1)
+        super().__init__(path, mac, mem or Memory(end + self.SLOT * self.SLOTS), num=1,
+                         layout='packed' if features & PACKED else 'split')
+        kind = type(self.rx)
         self.rx.close()
         self.tx.close()
-        kind, base = (PackedRing, base or 0x80008000) if features & PACKED else (Ring, base)
-        self.rings = [kind(self.mem, i, num, base, at=room * i) for i in range(2 * pairs)]
+        self.rings = [kind(self.mem, i, num, base or kind.START, at=room * i)
+                      for i in range(2 * pairs)]
         self.pairs, self.active = pairs, pairs if active is None else active
         self.only = only
         if pairs > 1:

@@ -10,6 +10,7 @@
 #include <sys/prctl.h>
 #include <sys/un.h>
 
+#include "base/fd.h"
 #include "ring/ring_resume.h"
 #include "vu_front.h"
 
@@ -304,7 +305,7 @@ static void the_owner_gets_what_was_said(void **state)
     assert_int_equal(c->num, RING_NUM);
     assert_int_equal((uint8_t *)c->avail - (uint8_t *)c->desc, 0x400);
     assert_int_equal((uint8_t *)c->used - (uint8_t *)c->desc, 0x800);
-    assert_true(vu_sock_is_eventfd(c->kick_fd) && vu_sock_is_eventfd(c->call_fd));
+    assert_true(fd_is_eventfd(c->kick_fd) && fd_is_eventfd(c->call_fd));
     F.mem[RING_STRIDE] = 0x5a;
     assert_int_equal(*(uint8_t *)c->desc, 0x5a); /* the same memory, elsewhere */
     assert_ptr_not_equal(c->desc, F.mem + RING_STRIDE);
