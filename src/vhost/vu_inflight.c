@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "base/log.h"
 #include "ring/ring_resume.h"
 #include "vhost/vu_dev.h"
@@ -199,7 +200,7 @@ int vu_inflight_set(struct vu_dev *d, const struct vu_inflight_msg *m, int fd, s
                      (unsigned long long)m->mmap_size);
     }
     if (rc) {
-        close(fd);
+        fd_discard(fd);
         return rc;
     }
     rc = gmem_create(&region, &g, 1, d->conf.fs, "SET_INFLIGHT_FD", &d->owner, e);

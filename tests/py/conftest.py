@@ -8,10 +8,6 @@ import pytest
 from vu_front import wait_for
 from vu_lab import Lab, Net, mac
 
-# A leak of one page per attack would show; a sanitizer keeps what was freed for a while.
-RSS_SLACK_KB = 8 << 10
-RSS_SLACK_SANITIZER_KB = 300 << 10
-
 
 @pytest.fixture(scope='module')
 def lab():
@@ -19,15 +15,11 @@ def lab():
     lab = Lab(d)
     yield lab
     wait_for('every fd closed', lambda: lab.open_fds() <= lab.fds)
-    rss, slack = lab.rss_kb(), RSS_SLACK_KB
-    with open(f'/proc/{lab.proc.pid}/maps') as f:
-        if 'san.so' in f.read():
-            slack = RSS_SLACK_SANITIZER_KB
+    lab.check_heap(lab.heap)
     code = lab.end()
     text = lab.log()
     shutil.rmtree(d)
     assert code == 0, text
-    assert rss - lab.rss < slack, f'memory grew from {lab.rss} to {rss} KiB'
 
 
 @pytest.fixture
