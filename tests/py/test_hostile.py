@@ -8,6 +8,7 @@ named.
 import array
 import contextlib
 import fcntl
+import glob
 import os
 import random
 import select
@@ -21,108 +22,138 @@ import time
 import pytest
 
 import vu_front as vu
+from fuse_hang import hanging_file
 from vu_front import Front, Memory, Ring, exchange, frame, wait_for
-from vu_lab import RINGWAY, mac, works
+from vu_lab import RINGWAY, busy, mac, works
 
 BROADCAST = b'\xff' * 6
 
 
-@contextlib.contextmanager
-def busy(step):
-    """A second thread of the guest that does this again and again."""
-    over = threading.Event()
+LAYOUTS = ['split', 'packed']
 
-    def run():
-        while not over.is_set():
-            step()
-            time.sleep(0)
-    t = threading.Thread(target=run)
-    t.start()
-    try:
-        yield
-    finally:
-        over.set()
-        t.join()
+
+@pytest.fixture
+def layout(lab, request):
+    """The liar's rings are laid out that way."""
+    lab.layout = getattr(request, 'param', 'split')
+    yield lab.layout
+    lab.layout = 'split'
+
+
+both = pytest.mark.parametrize('layout', LAYOUTS, indirect=True)
+
+
+def per_layout(lies):
+    """(layout, name) for each lie, in the layouts in which it can be told."""
+    return [(l, name) for name, lie in lies.items() for l in LAYOUTS if lie[-1] in (l, 'both')]
 
 
 # --- lies in the ring (the guest) -----------------------------------------------------------------
-# Each builds its lie on the transmit ring `r` of front-end `f` and offers it.
-
-def lie(f, r, head=0, **desc):
-    r.set_desc(head, **{'addr': f.mem.gpa(f.slab), 'length': 72, **desc})
-    r.offer(head)
-
-
-def table_of(f, r, entries, length=None, head=0, flags=vu.DESC_INDIRECT):
-    t = 0x80000
-    for i, e in enumerate(entries):
-        r.set_desc(i, *e, table=t)
-    r.set_desc(head, f.mem.gpa(t), 16 * len(entries) if length is None else length, flags)
-    r.offer(head)
-
-
-def long_chain(f, r):
-    for i in range(r.num):
-        r.set_desc(i, f.mem.gpa(f.slab), 1 << 20, vu.DESC_NEXT if i + 1 < r.num else 0, i + 1)
-    r.offer(0)
-
+# Each is a chain for the transmit ring of front-end `f`, as Ring.put() takes it.
 
 END = vu.GPA + (4 << 20)  # one past the guest's memory
+OK = vu.GPA + (1 << 20)   # where it may
+TABLE = 0x80000
+NEXT, WRITE, INDIRECT = vu.DESC_NEXT, vu.DESC_WRITE, vu.DESC_INDIRECT
+
+
+def lie(*descs, nxt=None):
+    return lambda r: r.put(*descs, nxt=nxt)
+
+
+def table_of(*entries, size=None, flags=0, before=(), behind=()):
+    """One descriptor that is an indirect table, between others."""
+    def build(r):
+        at = r.fill_table(TABLE, *entries)
+        r.put(*before, (at, 16 * len(entries) if size is None else size, INDIRECT | flags), *behind)
+    return build
+
+
+def loop_in_table(to):
+    def build(r):
+        r.set_desc(0, OK, 72, NEXT, to, table=TABLE)
+        r.put((r.mem.gpa(TABLE), 16, INDIRECT))
+    return build
+
+
+def long_chain(r):
+    r.put(*[(OK, 1 << 20, NEXT)] * (r.num - 1), (OK, 1 << 20, 0))
+
+
 CHAIN_LIES = {
-    # name: (lie, counted as)
-    'outside': (lambda f, r: lie(f, r, addr=1 << 50), 'unmapped'),
-    'null': (lambda f, r: lie(f, r, addr=0), 'unmapped'),
-    'top of the address space': (lambda f, r: lie(f, r, addr=2**64 - 1), 'unmapped'),
-    'leaves the region': (lambda f, r: lie(f, r, addr=END - 71), 'unmapped'),
-    'length wraps': (lambda f, r: lie(f, r, addr=2**64 - 8, length=72), 'unmapped'),
-    'length 4 GiB': (lambda f, r: lie(f, r, length=2**32 - 1), 'giant'),
-    'invalid address, length 0': (lambda f, r: lie(f, r, addr=1 << 50, length=0), 'no-header'),
-    'length 0': (lambda f, r: lie(f, r, length=0), 'no-header'),
-    'length 1': (lambda f, r: lie(f, r, length=1), 'no-header'),
-    'shorter than the header': (lambda f, r: lie(f, r, length=11), 'no-header'),
-    'header only': (lambda f, r: lie(f, r, length=12), 'runt'),
-    'frame of 13': (lambda f, r: lie(f, r, length=25), 'runt'),
-    'giant': (lambda f, r: lie(f, r, length=65557 + 13), 'giant'),
-    'loop of one': (lambda f, r: lie(f, r, flags=vu.DESC_NEXT, nxt=0), 'bad-chain'),
-    'loop of length 0': (lambda f, r: lie(f, r, length=0, flags=vu.DESC_NEXT, nxt=0), 'bad-chain'),
-    'long chain': (long_chain, 'giant'),
-    'next out of range': (lambda f, r: lie(f, r, flags=vu.DESC_NEXT, nxt=r.num), 'bad-chain'),
-    'next 65535': (lambda f, r: lie(f, r, flags=vu.DESC_NEXT, nxt=65535), 'bad-chain'),
-    'device-writable': (lambda f, r: lie(f, r, flags=vu.DESC_WRITE), 'bad-chain'),
-    'indirect empty': (lambda f, r: table_of(f, r, []), 'bad-chain'),
-    'indirect not a multiple': (lambda f, r: table_of(f, r, [(0, 0)], 17), 'bad-chain'),
-    'indirect 4 GiB': (lambda f, r: table_of(f, r, [], 0xfffffff0), 'bad-chain'),
-    'indirect nested': (lambda f, r: table_of(f, r, [(vu.GPA + 0x80000, 16, vu.DESC_INDIRECT)]),
-                        'bad-chain'),
-    'indirect with NEXT': (lambda f, r: table_of(f, r, [(vu.GPA, 72)],
-                                                 flags=vu.DESC_INDIRECT | vu.DESC_NEXT),
-                           'bad-chain'),
-    'indirect loop': (lambda f, r: table_of(f, r, [(vu.GPA, 72, vu.DESC_NEXT, 0)]), 'bad-chain'),
-    'indirect next out of range': (
-        lambda f, r: table_of(f, r, [(vu.GPA, 72, vu.DESC_NEXT, 1)]), 'bad-chain'),
-    'indirect outside': (lambda f, r: lie(f, r, addr=1 << 50, length=32, flags=vu.DESC_INDIRECT),
-                         'unmapped'),
-    'indirect crosses the end': (
-        lambda f, r: lie(f, r, addr=END - 8, length=32, flags=vu.DESC_INDIRECT), 'unmapped'),
-    'indirect buffer outside': (lambda f, r: table_of(f, r, [(1 << 50, 72)]), 'unmapped'),
+    # name: (lie, counted as, layouts)
+    'outside': (lie((1 << 50, 72, 0)), 'unmapped', 'both'),
+    'null': (lie((0, 72, 0)), 'unmapped', 'both'),
+    'top of the address space': (lie((2**64 - 1, 72, 0)), 'unmapped', 'both'),
+    'leaves the region': (lie((END - 71, 72, 0)), 'unmapped', 'both'),
+    'length wraps': (lie((2**64 - 8, 72, 0)), 'unmapped', 'both'),
+    'length 4 GiB': (lie((OK, 2**32 - 1, 0)), 'giant', 'both'),
+    'lengths wrap together': (lie((OK, 2**31, NEXT), (OK, 2**31, NEXT), (OK, 72, 0)), 'unmapped',
+                              'both'),
+    'invalid address, length 0': (lie((1 << 50, 0, 0)), 'no-header', 'both'),
+    'length 0': (lie((OK, 0, 0)), 'no-header', 'both'),
+    'length 1': (lie((OK, 1, 0)), 'no-header', 'both'),
+    'shorter than the header': (lie((OK, 11, 0)), 'no-header', 'both'),
+    'header only': (lie((OK, 12, 0)), 'runt', 'both'),
+    'header in pieces, no frame': (lie(*[(OK, 1, NEXT)] * 12, (OK, 0, 0)), 'runt', 'both'),
+    'frame of 13': (lie((OK, 25, 0)), 'runt', 'both'),
+    'giant': (lie((OK, 65557 + 13, 0)), 'giant', 'both'),
+    'loop of one': (lie((OK, 72, NEXT), nxt=lambda ids: ids[0]), 'bad-chain', 'split'),
+    'loop of length 0': (lie((OK, 0, NEXT), nxt=lambda ids: ids[0]), 'bad-chain', 'split'),
+    'long chain': (long_chain, 'giant', 'both'),
+    'next out of range': (lie((OK, 72, NEXT), nxt=256), 'bad-chain', 'split'),
+    'next 65535': (lie((OK, 72, NEXT), nxt=65535), 'bad-chain', 'split'),
+    'device-writable': (lie((OK, 72, WRITE)), 'bad-chain', 'both'),
+    'device-writable in the middle': (lie((OK, 72, NEXT), (OK, 1, NEXT | WRITE), (OK, 1, 0)),
+                                      'bad-chain', 'both'),
+    'indirect empty': (table_of(), 'bad-chain', 'both'),
+    'indirect not a multiple': (table_of((0, 0, 0), size=17), 'bad-chain', 'both'),
+    'indirect 4 GiB': (table_of(size=0xfffffff0), 'bad-chain', 'both'),
+    'indirect nested': (table_of((vu.GPA + TABLE, 16, INDIRECT)), 'bad-chain', 'split'),
+    'indirect nested is a buffer': (table_of((OK, 1, INDIRECT)), 'no-header', 'packed'),
+    'indirect with NEXT': (table_of((OK, 72, 0), flags=NEXT), 'bad-chain', 'split'),
+    'indirect first of a list': (table_of((OK, 72, 0), flags=NEXT, behind=[(OK, 9, 0)]), 'bad-chain',
+                                 'both'),
+    'indirect last of a list': (table_of((OK, 72, 0), before=[(OK, 12, NEXT)]), 'bad-chain', 'packed'),
+    'indirect loop': (loop_in_table(0), 'bad-chain', 'split'),
+    'indirect next out of range': (loop_in_table(1), 'bad-chain', 'split'),
+    'indirect outside': (lie((1 << 50, 32, INDIRECT)), 'unmapped', 'both'),
+    'indirect crosses the end': (lie((END - 8, 32, INDIRECT)), 'unmapped', 'both'),
+    'indirect buffer outside': (table_of((1 << 50, 72, 0)), 'unmapped', 'both'),
 }
 
 
-@pytest.mark.parametrize('name', CHAIN_LIES)
-def test_lie_in_a_chain(lab, mate, name):
+@pytest.mark.parametrize('layout, name', per_layout(CHAIN_LIES), indirect=['layout'])
+def test_lie_in_a_chain(lab, mate, layout, name):
     """The chain is dropped with its reason and given back; the ring lives on."""
-    build, reason = CHAIN_LIES[name]
+    build, reason, _ = CHAIN_LIES[name]
     with lab.attack(), lab.front('evil').start() as f:
         works(lab, f, mate)
         before = lab.drops()
         for _ in range(3):
-            build(f, f.tx)
+            build(f.tx)
             f.tx.publish()
-            assert f.wait_used(f.tx) == [(0, 0)]
+            assert [length for _, length in f.wait_used(f.tx)] == [0]
         after = lab.drops()
         changed = {k: v - before.get(k, 0) for k, v in after.items() if v != before.get(k, 0)}
         assert changed == {reason: 3}
-        f.tx.free = list(range(f.tx.num))
+        works(lab, f, mate)
+
+
+@both
+def test_range_crosses_two_regions(lab, mate, layout):
+    """Neighbours in guest addresses, not in ours: every byte comes from the right one."""
+    mem = Memory()
+    half = mem.size // 2
+    mem.regions = [(vu.GPA, half, vu.UVA, 0), (vu.GPA + half, half, vu.UVA + (1 << 32), half)]
+    with lab.attack(), lab.front('evil', mem=mem).start() as f:
+        data = bytes(12) + frame(mate.mac, f.mac, 1514)
+        for cut in 1, 11, 12, 500, len(data) - 1:
+            f.mem.map[half - cut:half - cut + len(data)] = data
+            f.tx.put((vu.GPA + half - cut, len(data), 0))
+            f.tx.publish()
+            f.wait_used(f.tx)
+            assert mate.wait_frames(1) == [data[12:]]
         works(lab, f, mate)
 
 
@@ -134,28 +165,35 @@ def broken_back(f, r):
     r.avail_idx = (r.mem.u16(r.used + 2) - 1) & 0xffff
 
 
+def endless(f, r):
+    r.put(*[(OK, 0, NEXT)] * r.num)
+
+
 RING_LIES = {
-    'available index jumps': (broken_jump, 'available index'),
+    'available index jumps': (broken_jump, 'available index', 'split'),
     'available index by 32768': (lambda f, r: [broken_jump(f, r) for _ in range(127)],
-                                 'available index'),
-    'available index goes back': (broken_back, 'available index'),
-    'head out of range': (lambda f, r: r.offer(r.num), 'beyond the ring'),
-    'head 65535': (lambda f, r: r.offer(65535), 'beyond the ring'),
+                                 'available index', 'split'),
+    'available index goes back': (broken_back, 'available index', 'split'),
+    'head out of range': (lambda f, r: r.offer(r.num), 'beyond the ring', 'split'),
+    'head 65535': (lambda f, r: r.offer(65535), 'beyond the ring', 'split'),
+    'NEXT on every slot': (endless, 'no end', 'packed'),
 }
 
 
 @pytest.mark.parametrize('which', ['tx', 'rx'])
-@pytest.mark.parametrize('name', RING_LIES)
-def test_lie_breaks_the_ring(lab, mate, name, which):
+@pytest.mark.parametrize('layout, name', per_layout(RING_LIES), indirect=['layout'])
+def test_lie_breaks_the_ring(lab, mate, layout, name, which):
     """The ring stops, the error eventfd is signalled, the reason is shown; a new set-up heals it."""
-    build, says = RING_LIES[name]
+    build, says, _ = RING_LIES[name]
     with lab.attack(), lab.front('evil').start(buffers=which == 'tx') as f:
         if which == 'tx':
             works(lab, f, mate)
         else:
-            f.post_rx(count=2)
-            exchange(mate, f, [60])
-            f.rx.reap()
+            f.post_rx(count=1)
+            exchange(mate, f, [60])  # which posts it again
+            mate.transmit(frame(f.mac, mate.mac, 60))
+            for head, _ in f.wait_used(f.rx):
+                assert head not in f.rx.chains
         r = getattr(f, which)
         build(f, r)
         r.publish()
@@ -178,6 +216,58 @@ def test_lie_breaks_the_ring(lab, mate, name, which):
         works(lab, f, mate)
 
 
+@pytest.mark.parametrize('layout', ['packed'], indirect=True)
+@pytest.mark.parametrize('ident', [256, 0x7fff, 0xffff])
+def test_id_beyond_the_ring(lab, mate, layout, ident):
+    """The id of a packed chain is the driver's: it is given back as it came, and indexes nothing."""
+    with lab.attack(), lab.front('evil').start() as f:
+        data = frame(mate.mac, f.mac, 60)
+        f.tx.put_desc(f.mem.gpa(f.put(bytes(12) + data)), 72, 0, ident)
+        f.tx.chains[ident] = ([], [])
+        f.tx.publish()
+        assert mate.wait_frames(1) == [data]
+        used = f.tx.desc + 8
+        wait_for('used', lambda: f.mem.u16(f.tx.desc_flags_at(0)) & vu.USED)
+        assert struct.unpack_from('<IH', f.mem.map, used) == (0, ident)
+
+
+@both
+def test_mapping_after_an_error(lab, mate, layout):
+    """A ring breaks, then its memory goes and another comes: nobody looks at the old one."""
+    with lab.attack(), lab.front('evil').start() as f:
+        for _ in range(5):
+            works(lab, f, mate)
+            (broken_jump if layout == 'split' else endless)(f, f.tx)
+            f.tx.publish()
+            wait_for('broken', lambda: lab.ring(1)['broken'])
+            mate.transmit(frame(f.mac, mate.mac, 60))
+            f.mem.move()
+            f.set_memory()
+            mate.transmit(frame(f.mac, mate.mac, 60))
+            mate.wait_used(mate.tx, 2)
+            for r in f.rx, f.tx:
+                f.get_base(r.idx)
+                r.restart()
+            for step in f.ring_steps():
+                step()
+            f.post_rx()
+        works(lab, f, mate)
+
+
+@pytest.mark.parametrize('features, size', [(vu.PROTOCOL, 10), (vu.PROTOCOL | vu.MRG_RXBUF, 12),
+                                            (vu.PROTOCOL | vu.VERSION_1, 12)])
+def test_header_size_follows_the_features(lab, mate, features, size):
+    """One byte less than this header is none, one byte more is no frame; with all of it traffic flows."""
+    with lab.attack(), lab.front('evil').start(features) as f:
+        for length, reason in (size - 1, 'no-header'), (size + 1, 'runt'):
+            before = lab.drops().get(reason, 0)
+            f.tx.put((OK, length, 0))
+            f.tx.publish()
+            f.wait_used(f.tx)
+            assert lab.drops().get(reason, 0) == before + 1
+        works(lab, f, mate)
+
+
 RX_LIES = {
     'outside': ([(1 << 50, 2048)], 'rx-unmapped'),
     'leaves the region': ([(END - 10, 2048)], 'rx-unmapped'),
@@ -186,13 +276,13 @@ RX_LIES = {
 }
 
 
+@both
 @pytest.mark.parametrize('name', RX_LIES)
-def test_lie_in_a_receive_buffer(lab, mate, name):
+def test_lie_in_a_receive_buffer(lab, mate, layout, name):
     parts, reason = RX_LIES[name]
     with lab.attack(), lab.front('evil').start(vu.PROTOCOL | vu.VERSION_1, buffers=False) as f:
         before = lab.drops().get(reason, 0)
-        f.rx.set_desc(0, *parts[0], vu.DESC_WRITE)
-        f.rx.offer(0)
+        f.rx.put((*parts[0], WRITE))
         f.rx.publish()
         mate.transmit(frame(f.mac, mate.mac, 60))
         mate.wait_used(mate.tx)
@@ -200,7 +290,8 @@ def test_lie_in_a_receive_buffer(lab, mate, name):
         assert f.alive()
 
 
-def test_receive_buffer_not_writable(lab, mate):
+@both
+def test_receive_buffer_not_writable(lab, mate, layout):
     with lab.attack(), lab.front('evil').start(buffers=False) as f:
         mark = bytes(range(1, 65)) * 4
         f.mem.map[f.slab:f.slab + len(mark)] = mark
@@ -213,11 +304,12 @@ def test_receive_buffer_not_writable(lab, mate):
         assert f.mem.map[f.slab:f.slab + len(mark)] == mark  # nothing was written
 
 
-def test_tiny_mergeable_buffers(lab, mate):
+@both
+def test_tiny_mergeable_buffers(lab, mate, layout):
     """Buffers of 16 bytes: either merged or dropped with a reason, never half a frame."""
     with lab.attack(), lab.front('evil', num=1024, mem=Memory(8 << 20)) as f:
         f.slab = 2 << 20
-        f.tx = Ring(f.mem, 1, 1024, at=0x80000)
+        f.tx = type(f.rx)(f.mem, 1, 1024, at=0x80000)
         f.start(buffers=False)
         f.post_rx(16, 1024)
         exchange(mate, f, [60, 200])
@@ -228,7 +320,8 @@ def test_tiny_mergeable_buffers(lab, mate):
         exchange(mate, f, [60])
 
 
-def test_no_receive_buffers(lab, mate):
+@both
+def test_no_receive_buffers(lab, mate, layout):
     with lab.attack(), lab.front('evil').start(buffers=False) as f:
         before = lab.drops().get('no-buffers', 0)
         for _ in range(5):
@@ -339,8 +432,9 @@ def attack_with(lab, f, frame, h, reason, at=None):
     assert {k: v - before.get(k, 0) for k, v in after.items() if v != before.get(k, 0)} == {reason: 3}
 
 
+@both
 @pytest.mark.parametrize('name', HEADER_LIES)
-def test_lie_in_the_net_header(lab, mate, name):
+def test_lie_in_the_net_header(lab, mate, layout, name):
     """Dropped with its reason at the liar, nothing of it arrives, and the port goes on."""
     h, make, reason = HEADER_LIES[name]
     with lab.attack(), lab.front('evil').start(Front.FEATURES | OFFLOADS) as f:
@@ -351,8 +445,9 @@ def test_lie_in_the_net_header(lab, mate, name):
         assert lab.drops('mate') == others
 
 
+@both
 @pytest.mark.parametrize('gso_size', [1, 2, 8, 87])
-def test_segments_of_a_byte(lab, mate, gso_size):
+def test_segments_of_a_byte(lab, mate, layout, gso_size):
     """64 KiB would become 65,000 frames: who does not take it whole does not get it."""
     with lab.attack(), lab.front('evil').start(Front.FEATURES | OFFLOADS) as f:
         works(lab, f, mate)
@@ -363,8 +458,9 @@ def test_segments_of_a_byte(lab, mate, gso_size):
         assert lab.drops() == liar
 
 
+@both
 @pytest.mark.parametrize('lie', [0, 1, 53, 55, 181, 65535])
-def test_hdr_len_lies(lab, mate, lie):
+def test_hdr_len_lies(lab, mate, layout, lie):
     """It is not believed: the segments are right."""
     with lab.attack(), lab.front('evil').start(Front.FEATURES | OFFLOADS) as f:
         works(lab, f, mate)
@@ -388,7 +484,8 @@ def test_total_len_lies(lab, mate, total_len):
         works(lab, f, mate)
 
 
-def test_header_changes_while_it_is_read(lab, mate):
+@both
+def test_header_changes_while_it_is_read(lab, mate, layout):
     """A second thread of the guest rewrites header and headers all the time: what is decided on is a
     private copy, so a receiver without offloads never sees one, and no segment is longer than agreed."""
     with lab.attack(), lab.front('evil').start(Front.FEATURES | OFFLOADS) as f:
@@ -444,7 +541,8 @@ def test_one_offload_not_negotiated(lab, mate, name):
         works(lab, f, mate)
 
 
-def test_buffer_is_the_ring(lab, mate):
+@both
+def test_buffer_is_the_ring(lab, mate, layout):
     """A buffer that aliases the rings: a liar may read its own rings, and break only them."""
     with lab.attack(), lab.front('evil').start(buffers=False) as f:
         f.tx.add([(f.tx.desc, 4096)], False)
@@ -474,19 +572,18 @@ def test_memory_is_rewritten_all_the_time(lab, mate):
         f.received()
 
 
-def test_flood_starves_nobody(lab, mate):
+@both
+def test_flood_starves_nobody(lab, mate, layout):
     with lab.attack(), lab.front('evil').start() as f:
         exchange(mate, f, [60])  # the switch knows where the flood goes: to nobody else
-        r = f.tx
-        out = bytes(12) + frame(mate.mac, f.mac, 60)
-        f.mem.map[f.slab:f.slab + len(out)] = out
-        for i in range(r.num):
-            r.set_desc(i, f.mem.gpa(f.slab), len(out))
-            f.mem.set_u16(r.avail + 4 + 2 * i, i)
+        off, n = f.put(bytes(12) + frame(mate.mac, f.mac, 60)), 72
 
         def flood():  # always full
-            r.avail_idx = (r.mem.u16(r.used + 2) + r.num) & 0xffff
-            r.publish()
+            for head, _ in f.tx.reap():
+                f.tx.give_back(head)
+            while f.tx.free:
+                f.tx.add([(off, n)], False)
+            f.tx.publish()
         with busy(flood):
             for _ in range(5):
                 lab.check_neighbours()
@@ -524,7 +621,8 @@ def test_mac_flood(lab, mate):
         lab.rpc('mac.flush', port='evil')
 
 
-def test_frame_to_itself(lab, mate):
+@both
+def test_frame_to_itself(lab, mate, layout):
     """Neither a broadcast nor a frame to its own address comes back to its sender."""
     with lab.attack(), lab.front('evil').start() as f:
         before = lab.drops()
@@ -552,7 +650,7 @@ def test_addresses_that_are_not_forwarded(lab, mate, dst, src, reason):
 
 def test_reasons_name_the_culprit(lab, mate):
     with lab.attack(), lab.front('evil').start(buffers=False) as f:
-        lie(f, f.tx, addr=1 << 50)
+        f.tx.put((1 << 50, 72, 0))
         f.tx.publish()
         mate.transmit(frame(f.mac, mate.mac, 60))
         wait_for('counted', lambda: {'unmapped', 'no-buffers'} <= set(lab.drops()))
@@ -562,7 +660,8 @@ def test_reasons_name_the_culprit(lab, mate):
         assert 'evil has no receive buffers' in out
 
 
-def test_kick_storm(lab, mate):
+@both
+def test_kick_storm(lab, mate, layout):
     with lab.attack(), lab.front('evil').start() as f, busy(
             lambda: [os.eventfd_write(r.kick, 1) for r in (f.tx, f.rx)]):
         for _ in range(5):
@@ -650,7 +749,8 @@ def test_fds_without_message(lab):
         assert f.ended()
 
 
-def test_repeated_fds_release_the_old(lab, mate):
+@both
+def test_repeated_fds_release_the_old(lab, mate, layout):
     with lab.attack(), lab.front('evil').start() as f:
         steady = lab.open_fds()
         for _ in range(100):
@@ -753,10 +853,11 @@ def test_many_slots(lab):
 
 @pytest.mark.parametrize('part', ['desc', 'avail', 'used'])
 @pytest.mark.parametrize('what', ['misaligned', 'outside', 'crosses the end', 'wraps'])
-def test_ring_address(lab, mate, part, what):
+@both
+def test_ring_address(lab, mate, layout, part, what):
     with lab.attack(), lab.front('evil') as f:
         where = {'misaligned': f.mem.uva(getattr(f.tx, part)) + 1, 'outside': 0x1000,
-                 'crosses the end': vu.UVA + (4 << 20) - 16, 'wraps': 2**64 - 16}[what]
+                 'crosses the end': vu.UVA + (4 << 20) - (2 if layout == 'packed' else 16), 'wraps': 2**64 - 16}[what]
         f.set_addr = lambda r: f.ack(vu.SET_VRING_ADDR, f.addr(r, **{part: where} if r.idx else {}))
         with contextlib.suppress(AssertionError):
             f.start()
@@ -765,7 +866,8 @@ def test_ring_address(lab, mate, part, what):
         assert lab.state()['last_error']
 
 
-def test_ring_misaligned_by_the_file_offset(lab):
+@both
+def test_ring_misaligned_by_the_file_offset(lab, layout):
     """Aligned in the front-end's addresses, but not where it is mapped here."""
     with lab.attack(), lab.front('evil', mem=Memory(5 << 20)) as f:
         f.mem.regions = [(vu.GPA, 4 << 20, vu.UVA, 1)]
@@ -776,7 +878,8 @@ def test_ring_misaligned_by_the_file_offset(lab):
         assert 'aligned' in lab.state()['last_error']
 
 
-def test_rings_overlap(lab):
+@both
+def test_rings_overlap(lab, layout):
     with lab.attack(), lab.front('evil') as f:
         f.tx.used = f.tx.avail - 4
         with contextlib.suppress(AssertionError):
@@ -838,7 +941,8 @@ def test_features_not_offered(lab):
         assert not f.ask(vu.GET_STATUS) & 8  # FEATURES_OK does not stick
 
 
-def test_features_change_while_running(lab, mate):
+@both
+def test_features_change_while_running(lab, mate, layout):
     with lab.attack(), lab.front('evil').start() as f:
         assert f.ack(vu.SET_FEATURES, struct.pack('<Q', vu.PROTOCOL)) != 0
         works(lab, f, mate)
@@ -968,7 +1072,8 @@ def test_terabytes_are_a_budget(net):
     os.close(huge)
 
 
-def test_two_rings_in_one_place(lab, mate):
+@both
+def test_two_rings_in_one_place(lab, mate, layout):
     """Both rings of a port in the same memory, with the same eventfds: only they are confused."""
     with lab.attack(), lab.front('evil') as f:
         twin = f.tx
@@ -1002,7 +1107,8 @@ def spins(lab):
     return ticks() - before > 5
 
 
-def test_rings_start_and_stop_all_the_time(lab, mate):
+@both
+def test_rings_start_and_stop_all_the_time(lab, mate, layout):
     """Each of these waits for the workers: for those who ask, not for the neighbours."""
     with lab.attack(), lab.front('evil').start() as f:
         for i in range(100):
@@ -1037,6 +1143,62 @@ def test_every_ring_there_is(lab, mate, features, running):
         more.close()
 
 
+IOTLB_MSG, CREATE_CRYPTO = 22, 26
+
+
+def test_messages_that_are_not_offered(lab, mate):
+    """A flood of IOTLB entries, and a session with a key longer than it can be: refused, nothing kept."""
+    with lab.attack(), lab.front('evil').start() as f:
+        assert not f.ask(vu.GET_FEATURES) & 1 << 33
+        assert not f.ask(vu.GET_PROTOCOL_FEATURES) & 1 << 7
+        for i in range(500):
+            assert f.ack(IOTLB_MSG, struct.pack('<QQQBB6x', i << 12, 4096, vu.UVA, 3, 2)) != 0
+            assert f.ack(CREATE_CRYPTO, struct.pack('<QII', 0, 0xffffffff, 0xffffffff) + bytes(64)) != 0
+        works(lab, f, mate)
+
+
+INFLIGHT_LIES = {
+    # name: (mmap_size, mmap_offset, rings, entries)
+    'no rings': (MB, 0, 0, 256),
+    'more rings than there are': (MB, 0, 257, 256),
+    'no entries': (MB, 0, 2, 0),
+    'more entries than a ring has': (MB, 0, 2, 32769),
+    'too small for its rings': (4096, 0, 2, 1024),
+    'beyond its file': (MB, 4 * MB, 2, 256),
+    'size and offset wrap': (2**64 - 4096, 8192, 2, 256),
+    'offset wraps': (MB, 2**64 - 4096, 2, 256),
+    'offset misaligned': (MB, 1, 2, 256),
+}
+
+
+@both
+@pytest.mark.parametrize('name', INFLIGHT_LIES)
+def test_inflight_numbers(lab, mate, layout, name):
+    with lab.attack():
+        for _ in range(5):
+            with lab.front('evil') as f:
+                f.set_protocol()
+                assert f.ack(vu.SET_INFLIGHT_FD, struct.pack('<QQHHI', *INFLIGHT_LIES[name], 0),
+                             [f.mem.fd]) != 0
+                assert 'SET_INFLIGHT_FD' in lab.state()['last_error']
+                f.start()
+                works(lab, f, mate)
+
+
+@both
+def test_inflight_is_guest_memory(lab, mate, layout):
+    """Allowed, also twice: only the bounds count. What is in there is the front-end's own loss."""
+    with lab.attack(), lab.front('evil') as f:
+        f.set_protocol()
+        for _ in range(50):
+            f.do(vu.SET_INFLIGHT_FD, struct.pack('<QQHHI', MB, 2 * MB, 2, 256, 0), [f.mem.fd])
+        rand = random.Random(5)
+        f.mem.map[2 * MB:2 * MB + 0x8000] = rand.randbytes(0x8000)
+        f.start()
+        f.mem.map[2 * MB:2 * MB + 0x8000] = rand.randbytes(0x8000)
+        assert f.alive()
+
+
 # --- what a worker must not wait for --------------------------------------------------------------
 
 def fill(fd):
@@ -1048,7 +1210,8 @@ def fill(fd):
     os.eventfd_write(fd, 2**64 - 2)
 
 
-def test_call_eventfd_blocking_and_full(lab, mate):
+@both
+def test_call_eventfd_blocking_and_full(lab, mate, layout):
     with lab.attack(), lab.front('evil').start() as f:
         works(lab, f, mate)
         for r in f.rx, f.tx:
@@ -1059,12 +1222,13 @@ def test_call_eventfd_blocking_and_full(lab, mate):
         lab.check_neighbours()
         works(lab, f, mate)
         fill(f.tx.err)  # and the one for errors
-        broken_jump(f, f.tx)
+        (broken_jump if layout == 'split' else endless)(f, f.tx)
         f.tx.publish()
         wait_for('broken', lambda: lab.ring(1)['broken'])
 
 
-def test_call_eventfd_refilled_all_the_time(lab, mate):
+@both
+def test_call_eventfd_refilled_all_the_time(lab, mate, layout):
     """Full whenever somebody looks, whoever reads it."""
     with lab.attack(), lab.front('evil').start() as f:
         for r in f.rx, f.tx:
@@ -1083,7 +1247,8 @@ def test_call_eventfd_refilled_all_the_time(lab, mate):
                 lab.check_neighbours()
 
 
-def test_kick_eventfd_blocking_and_drained(lab, mate):
+@both
+def test_kick_eventfd_blocking_and_drained(lab, mate, layout):
     """A read of the kick eventfd would wait as well: we empty it before the switch can."""
     with lab.attack(), lab.front('evil').start() as f:
         fcntl.fcntl(f.tx.kick, fcntl.F_SETFL, 0)
@@ -1103,7 +1268,8 @@ def test_kick_eventfd_blocking_and_drained(lab, mate):
         works(lab, f, mate)
 
 
-def test_memory_file_truncated(lab, mate):
+@both
+def test_memory_file_truncated(lab, mate, layout):
     """SIGBUS: the port goes down with the reason, the process does not."""
     with lab.attack(), lab.front('evil').start() as f:
         works(lab, f, mate)
@@ -1117,8 +1283,9 @@ def test_memory_file_truncated(lab, mate):
         works(lab, f, mate)
 
 
+@both
 @pytest.mark.parametrize('keep', [0, 4096])
-def test_ring_memory_truncated(lab, mate, keep):
+def test_ring_memory_truncated(lab, mate, layout, keep):
     with lab.attack(), lab.front('evil').start() as f:
         works(lab, f, mate)
         os.ftruncate(f.mem.fd, keep)
@@ -1129,7 +1296,8 @@ def test_ring_memory_truncated(lab, mate, keep):
         works(lab, f, mate)
 
 
-def test_memory_truncated_before_the_start(lab, mate):
+@both
+def test_memory_truncated_before_the_start(lab, mate, layout):
     with lab.attack(), lab.front('evil') as f:
         steps = f.steps()
         for step in steps[:4]:
@@ -1141,6 +1309,69 @@ def test_memory_truncated_before_the_start(lab, mate):
             f.ended()
     with lab.front('evil').start() as f:
         works(lab, f, mate)
+
+
+MFD_HUGETLB, MFD_HUGE_SHIFT, MAP_NORESERVE = 4, 26, 0x4000
+
+
+def empty_hugepages():
+    """A file of huge pages of a size of which the machine has none to give; and that size."""
+    for d in sorted(glob.glob('/sys/kernel/mm/hugepages/hugepages-*kB')):
+        counts = []
+        for what in 'free_hugepages', 'nr_overcommit_hugepages':
+            with open(f'{d}/{what}') as f:
+                counts.append(int(f.read()))
+        size = int(d.split('-')[-1][:-2]) << 10
+        if not any(counts):
+            with contextlib.suppress(OSError):
+                fd = os.memfd_create('huge', MFD_HUGETLB | (size.bit_length() - 1) << MFD_HUGE_SHIFT)
+                os.ftruncate(fd, size)
+                return fd, size
+    pytest.skip('huge pages of every size are free on this machine')
+
+
+@both
+def test_hugepages_exhausted(lab, mate, layout):
+    """A memory file of huge pages, and no page for it: the first touch is SIGBUS. The port goes down with
+    the reason; the pages of the machine are left alone."""
+    huge, size = empty_hugepages()
+    with lab.attack():
+        for _ in range(3):
+            with lab.front('evil').start() as f:
+                works(lab, f, mate)
+                f.do(vu.ADD_MEM_REG, struct.pack('<QQQQQ', 0, 1 << 40, size, 1 << 44, 0), [huge])
+                f.tx.put((1 << 40, 1012, 0))
+                f.tx.publish()
+                assert f.ended()
+                wait_for('shown', lambda: 'truncated' in (lab.state()['last_error'] or ''))
+    os.close(huge)
+    with lab.front('evil').start() as f:
+        works(lab, f, mate)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='mounting needs root')
+@pytest.mark.skipif(not os.path.exists('/dev/fuse'), reason='this kernel has no /dev/fuse')
+def test_memory_on_fuse(lab, mate):
+    """A file whose server never answers a read, a flush or a statfs. As memory it is refused without a
+    question to that server, and wherever else it comes, nobody waits for it to close."""
+    with hanging_file() as hang, lab.attack(), lab.front('evil').start() as f:
+        before = lab.open_fds()
+        fds = [os.open(hang.path, os.O_RDWR) for _ in range(3)]
+        for _ in range(3):
+            refused_table(lab, f, f.mem.regions, fds[:1], 'any-fs')
+            assert f.ack(vu.ADD_MEM_REG, struct.pack('<QQQQQ', 0, 1 << 40, MB, 1 << 44, 0), fds[:1])
+            assert f.ack(vu.SET_INFLIGHT_FD, struct.pack('<QQHHI', MB, 0, 2, 256, 0), fds[:1])
+            assert f.ack(vu.SET_VRING_CALL, struct.pack('<Q', 1), fds[:1])
+            assert f.ack(vu.SET_BACKEND_REQ_FD, b'', fds[:1])
+            f.send(999, bytes(8), fds)
+        lab.check_neighbours()
+        works(lab, f, mate)
+        assert lab.open_fds() > before, 'no close waits: this file is no trap'
+        # The server goes; whatever waited for it returns, ours as well as the switch's.
+        hang.end()
+        for fd in fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 def disk_file():

@@ -129,6 +129,8 @@ class Load:
 
 
 class Lab:
+    layout = 'split'  # of the rings of `evil`
+
     def __init__(self, dir):
         self.dir = dir
         self.run = os.path.join(dir, 'run')
@@ -162,6 +164,8 @@ class Lab:
         return self.proc.wait(vu.TIMEOUT)
 
     def front(self, port, mac_=None, **kw):
+        if port == 'evil':
+            kw.setdefault('layout', self.layout)
         return Front(os.path.join(self.run, port + '.sock'), mac_ or mac(9), **kw)
 
     def rpc(self, method, **params):
