@@ -8,7 +8,8 @@
 # An input that fails is printed as base64. With FUZZ_KEEP=FOLDER it goes to FOLDER/NAME-fails, and
 # inputs that reach code which CORPUS does not reach go to FOLDER/NAME, from where the next run starts,
 # too. cp FOLDER/NAME/* CORPUS adds them.
-engine=$1 program=$2 corpus=$3 judge=${4:-$2}
+engine=$1 program=$(realpath "$2") corpus=$(realpath "$3") judge=$(realpath "${4:-$2}")
+[ -z "${FUZZ_KEEP:-}" ] || FUZZ_KEEP=$(realpath -m "$FUZZ_KEEP")
 name=$(basename "$corpus")
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
