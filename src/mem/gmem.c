@@ -629,3 +629,16 @@ bool gmem_file_place(const struct gmem *m, uva_t a, uint64_t *dev, uint64_t *ino
     }
     return false;
 }
+
+bool gmem_uva_to_gpa(const struct gmem *m, uva_t a, gpa_t *out)
+{
+    for (uint32_t i = 0; i < m->n; i++) {
+        const struct gmem_region *r = &m->region[i];
+
+        if (a.v - r->uva < r->size) {
+            out->v = r->gpa + (a.v - r->uva);
+            return true;
+        }
+    }
+    return false;
+}

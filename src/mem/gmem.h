@@ -178,5 +178,7 @@ struct gmem_window gmem_window_at(const struct gmem *m, uint32_t *hint, gpa_t a)
 /* The whole range [a, a + len) contiguous here, or NULL: for rings. */
 void *gmem_gpa_range(const struct gmem *m, gpa_t a, uint64_t len);
 void *gmem_uva_range(const struct gmem *m, uva_t a, uint64_t len);
+/* What the guest calls the byte that the front-end has at a; false if no region holds it. */
+bool gmem_uva_to_gpa(const struct gmem *m, uva_t a, gpa_t *out);
 
 #endif

@@ -143,6 +143,15 @@ static int add_out(struct port_vhost *pv, struct vq *vq, struct err *e)
     return 0;
 }
 
+/* Into the half that no worker looks at. NULL costs the ring least. */
+static const struct ring_log *log_of(struct vq *vq, const struct ring_log *log)
+{
+    struct ring_log *room = &vq->log_room[vq->ring.log == &vq->log_room[0]];
+
+    *room = *log;
+    return log->map ? room : NULL;
+}
+
 static int on_ring_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, uint64_t features,
                          const struct gmem *mem, struct err *e)
 {
@@ -178,6 +187,7 @@ static int on_ring_start(void *ctx, unsigned idx, const struct vu_ring_conf *c, 
         .takes = offload_taken(features) & pv->rx_offload,
         .call_fd = c->call_fd,
     };
+    setup.log = log_of(vq, &c->log);
     ring_init(&vq->ring, &setup);
     ring_dev_disarm(setup.layout, &vq->ring);
     vq->steer = pv->rings->n > 1 ? pv->steer : NULL;
@@ -220,6 +230,21 @@ static void on_ring_call(void *ctx, unsigned idx, int call_fd)
     if (call_fd >= 0) {
         env->signal(env->ctx, call_fd);
     }
+}
+
+static void on_ring_log(void *ctx, unsigned idx, const struct ring_log *log)
+{
+    struct port_vhost *pv = ctx;
+    struct vq *vq = pv->vq[idx];
+
+    store_release(&vq->ring.log, log_of(vq, log));
+}
+
+static void on_barrier(void *ctx)
+{
+    struct port_vhost *pv = ctx;
+
+    pv->port.env->barrier(pv->port.env->ctx);
 }
 
 static void on_mem_swap(void *ctx, const struct gmem *mem)
@@ -296,6 +321,8 @@ static const struct vu_ops vu_callbacks = {
     .ring_stop = on_ring_stop,
     .ring_call = on_ring_call,
     .mem_swap = on_mem_swap,
+    .ring_log = on_ring_log,
+    .barrier = on_barrier,
     .rarp = on_rarp,
     .mtu = on_mtu,
     .link = on_link,
@@ -311,7 +338,7 @@ static void port_vhost_event(struct port *port)
         struct vq *vq = pv->vq[i];
         enum ring_fault f = vq ? read_once(&vq->ring.broken) : RING_FAULT_NONE;
 
-        if (f == RING_FAULT_MEMORY_GONE) {
+        if (f == RING_FAULT_MEMORY_GONE || f == RING_FAULT_LOG_GONE) {
             vu_dev_kill(pv->dev, ring_fault_text(f));
             return;
         }
@@ -550,6 +577,8 @@ static void port_vhost_show(const struct port *port, json_t *o)
     json_object_set_new(o, "memory_regions", json_integer(i.n_regions));
     json_object_set_new(o, "memory_bytes", json_integer((json_int_t)i.mem_bytes));
     json_object_set_new(o, "memory_node", i.node < 0 ? json_null() : json_integer(i.node));
+    json_object_set_new(o, "logging", json_boolean(i.logging));
+    json_object_set_new(o, "dirty_log_bytes", json_integer((json_int_t)i.log_bytes));
     json_object_set_new(o, "status", json_integer(i.status));
     json_object_set_new(o, "messages", json_integer((json_int_t)i.n_messages));
     json_object_set_new(o, "messages_refused", json_integer((json_int_t)i.n_refused));

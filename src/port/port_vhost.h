@@ -41,6 +41,7 @@ struct vq {
     uint64_t frames; /* through this ring; written by whoever may touch it, read by anybody */
     struct steer *steer; /* transmit rings: where to remember who sends what, NULL: one pair runs */
     int call_fd;    /* replaced by the control thread (relaxed); -1: no signals */
+    struct ring_log log_room[2]; /* ring.log is one of them, the other is for the next change */
 } CACHE_ALIGNED;
 
 #define VHOST_PAIRS (VU_MAX_RINGS / 2)

@@ -252,8 +252,12 @@ static COLD void check_faults(struct port *port, struct vq *vq)
 
     if (r->fault_seq != gmem_fault_seq()) {
         r->fault_seq = gmem_fault_seq();
+        const struct ring_log *log = load_acquire(&r->log);
+
         if (gmem_faulted(read_once(&r->mem))) {
             write_once(&r->broken, (uint8_t)RING_FAULT_MEMORY_GONE);
+        } else if (log && gmem_faulted(log->map)) {
+            write_once(&r->broken, (uint8_t)RING_FAULT_LOG_GONE);
         }
     }
     if (r->broken && !vq->told) {

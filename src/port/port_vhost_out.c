@@ -270,6 +270,11 @@ static NOINLINE int out_spread(struct vq *vq, const struct gmem *mem, const stru
     seg->h.num_buffers = (uint16_t)n;
     *n_chains += n;
     if (unlikely(!out_segment(o, p, seg))) {
+        const struct ring_log *log = load_acquire(&vq->ring.log);
+
+        if (log) {
+            ring_log_payload(log, rb, at, n, lens); /* the guest is told of none of it */
+        }
         memset(&lens[at], 0, n * sizeof(*lens));
         return DROP_RX_UNMAPPED;
     }

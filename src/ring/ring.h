@@ -41,6 +41,7 @@
 #include "base/compiler.h"
 #include "mem/gmem.h"
 #include "ring/ring_resume.h"
+#include "ring/ring_log.h"
 #include "ring/vring.h"
 
 enum ring_layout { RING_SPLIT, RING_PACKED };
@@ -57,7 +58,8 @@ enum ring_layout { RING_SPLIT, RING_PACKED };
     X(DIRECTION, "a buffer has the wrong direction for this ring")                                 \
     X(UNMAPPED, "a buffer lies outside its memory")                                                \
     X(CHAIN_END, "a descriptor chain has no end within its ring or within 1024 descriptors")       \
-    X(MEMORY_GONE, "its memory file was truncated under the switch")
+    X(MEMORY_GONE, "its memory file was truncated under the switch")                               \
+    X(LOG_GONE, "its dirty log was truncated under the switch")
 enum ring_fault {
 #define RING_FAULT_ENUM(sym, text) RING_FAULT_##sym,
     RING_FAULTS(RING_FAULT_ENUM)
@@ -135,6 +137,7 @@ struct ring {
     bool on_empty;          /* VIRTIO_F_NOTIFY_ON_EMPTY negotiated */
     uint32_t fault_seq;     /* gmem_fault_seq() when last looked */
     uint64_t *resume;       /* packed: where the position is kept for who comes after us, or NULL */
+    const struct ring_log *log; /* NULL: nothing is logged. Replaced by the control thread (RCU) */
 
     /* written every burst */
     uint16_t idx CACHE_ALIGNED; /* next chain to take == next used entry to write */
@@ -159,6 +162,7 @@ struct ring_setup {
     bool event_idx, indirect, write, on_empty;
     const struct gmem *mem;
     uint64_t *resume; /* packed: a word for ring/ring_resume.h, or NULL; as long as the ring */
+    const struct ring_log *log; /* NULL: nothing is logged */
 };
 void ring_init(struct ring *r, const struct ring_setup *s);
 /* How many chains (packed: descriptors) the driver made available that are not used yet, at most
@@ -198,7 +202,11 @@ static ALWAYS_INLINE void ring_dev_publish(const enum ring_layout l, struct ring
                                            const struct ring_burst *b, uint32_t n,
                                            const uint32_t *lens)
 {
-    if (l == RING_PACKED) {
+    const struct ring_log *log = load_acquire(&r->log);
+
+    if (unlikely(log)) {
+        ring_log_publish(r, log, b, n, lens);
+    } else if (l == RING_PACKED) {
         packed_dev_publish(r, b, n, lens);
     } else {
         split_dev_publish(r, b, n, lens);
@@ -240,7 +248,13 @@ static ALWAYS_INLINE bool ring_dev_commit(const enum ring_layout l, struct ring 
  * inside). */
 static ALWAYS_INLINE bool ring_dev_arm(const enum ring_layout l, struct ring *r)
 {
-    return l == RING_PACKED ? packed_dev_arm(r) : split_dev_arm(r);
+    bool work = l == RING_PACKED ? packed_dev_arm(r) : split_dev_arm(r);
+    const struct ring_log *log = load_acquire(&r->log);
+
+    if (unlikely(log)) {
+        ring_log_event(r, log);
+    }
+    return work;
 }
 
 /* Tell the driver that kicks are not needed. */
@@ -250,6 +264,11 @@ static ALWAYS_INLINE void ring_dev_disarm(const enum ring_layout l, struct ring 
         packed_dev_disarm(r);
     } else {
         split_dev_disarm(r);
+    }
+    const struct ring_log *log = load_acquire(&r->log);
+
+    if (unlikely(log)) {
+        ring_log_event(r, log);
     }
 }
 

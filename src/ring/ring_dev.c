@@ -23,6 +23,7 @@ void ring_init(struct ring *r, const struct ring_setup *s)
         .avail = GUEST_PTR(const struct vring_avail GUEST, s->avail),
         .used = GUEST_PTR(struct vring_used GUEST, s->used),
         .mem = s->mem,
+        .log = s->log,
         .num = s->num,
         .layout = (uint8_t)s->layout,
         .on_empty = s->on_empty,

@@ -40,6 +40,10 @@
  * sleep, then look whether you published"), which nothing weaker than a full fence on both sides
  * decides; TSan cannot see those, the store-buffering litmus can.
  *
+ * S5 stands between whatever the device wrote and its look at the dirty log (ring/ring_log.h).  The
+ * front-end takes a bit out of the log and then reads the page: if the device finds the bit still set
+ * and leaves it, the front-end has to see what was written before.
+ *
  * RING_WEAKEN is for tests only: it takes the ordering of one letter away, to prove that a test
  * would notice.
  */
@@ -63,6 +67,7 @@
 #define RING_ORDER_Q2 13
 #define RING_ORDER_Q3 14
 #define RING_ORDER_Q4 15
+#define RING_ORDER_S5 16
 
 #ifndef RING_WEAKEN
 #define RING_WEAKEN 0
@@ -94,6 +99,7 @@
 /* Not against another CPU: whoever reads it comes after the end of this process, and sees every store
  * before the one at which it ended.  So it only has to stand between two others, in this program. */
 #define ring_p5_store_resume(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define ring_s5_fence() RING_ORDERED_FENCE(S5)
 
 /* Driver side. */
 #define ring_d1_store_avail_idx(p, v) RING_ORDERED_STORE(D1, p, v)

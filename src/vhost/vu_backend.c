@@ -63,7 +63,9 @@ static void disconnect(struct vu_dev *d, const struct err *e)
     vu_conn_close(d->conn);
     d->conn = NULL;
     gmem_free(d->mem);
-    d->mem = NULL;
+    gmem_free(d->log);
+    d->mem = d->log = NULL;
+    d->log_used = false;
     vu_inflight_disconnect(d);
     d->protocol_features = d->features = 0;
     d->features_set = d->features_bad = d->told_unshared = d->told_rings = false;
@@ -249,6 +251,8 @@ void vu_dev_info(const struct vu_dev *d, struct vu_info *out)
                             .n_rings = d->n_rings,
                             .n_regions = d->mem ? d->mem->n : 0,
                             .mem_bytes = gmem_bytes(d->mem),
+                            .log_bytes = gmem_bytes(d->log),
+                            .logging = d->log && d->features & VIRTIO_BIT(F_LOG_ALL),
                             .node = gmem_node(d->mem),
                             .mtu = d->mtu,
                             .status = d->status,

@@ -42,6 +42,7 @@
 #include "base/compiler.h"
 #include "base/err.h"
 #include "mem/gmem.h"
+#include "ring/ring_log.h"
 #include "vhost/vu_wire.h"
 #include "vnet/vnet_config.h"
 
@@ -54,6 +55,7 @@ struct vu_ring_conf {
     uint32_t num;              /* 1..32768; split: a power of two */
     uint16_t base; /* where it starts, in the form of ring_setup.base (ring/ring.h); checked */
     uint64_t *resume; /* packed: see ring_setup.resume; NULL: nowhere. Valid until ring_stop. */
+    struct ring_log log;       /* what it logs, and where */
     int kick_fd;               /* eventfd, or -1: the ring must be polled. Owned by vu_dev. */
     int call_fd;               /* eventfd, or -1: no signals wanted. Owned by vu_dev. */
 };
@@ -73,6 +75,10 @@ struct vu_ops {
     void (*ring_call)(void *ctx, unsigned idx, int call_fd);
     /* Barrier. Running rings go on with this table, in which nothing they use has moved. */
     void (*mem_swap)(void *ctx, const struct gmem *mem);
+    /* What the running ring idx logs from the next barrier on. Once per ring between two of them. */
+    void (*ring_log)(void *ctx, unsigned idx, const struct ring_log *log);
+    /* Barrier, and nothing else. */
+    void (*barrier)(void *ctx);
     /* The guest moved here: its MAC, from SEND_RARP. */
     void (*rarp)(void *ctx, const uint8_t mac[6]);
     /* NET_SET_MTU: 0 to accept. */
@@ -147,6 +153,8 @@ struct vu_info {
     uint32_t n_rings;             /* highest ring index seen + 1 */
     uint32_t n_regions;
     uint64_t mem_bytes;
+    uint64_t log_bytes; /* of the dirty log, 0: none */
+    bool logging;       /* what is written is logged now */
     int node; /* NUMA node of that memory, -1: not known */
     uint16_t mtu;   /* 0: not told */
     uint8_t status; /* virtio device status, 0 if not told */

@@ -31,6 +31,7 @@ static const uint32_t shape_bytes[] = {
     [VU_SHAPE_RING_ADDR] = sizeof(struct vu_ring_addr),
     [VU_SHAPE_TABLE] = sizeof(struct vu_mem_table), /* at most */
     [VU_SHAPE_REGION] = sizeof(struct vu_one_region),
+    [VU_SHAPE_LOG] = sizeof(struct vu_log),
     [VU_SHAPE_CONFIG] = sizeof(struct vu_config), /* at most */
     [VU_SHAPE_INFLIGHT] = sizeof(struct vu_inflight_msg), /* at most */
     [VU_SHAPE_ANY] = VU_MAX_PAYLOAD, /* at most */

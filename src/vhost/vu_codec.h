@@ -27,6 +27,7 @@ enum vu_shape {                   /* payload of the request */
                 VU_SHAPE_RING_ADDR,  /* 40 */
                 VU_SHAPE_TABLE,      /* 8 + 32 n; up to n fds */
                 VU_SHAPE_REGION,     /* 40 */
+                VU_SHAPE_LOG,        /* 16 */
                 VU_SHAPE_CONFIG,     /* 12 + n, n up to VU_CONFIG_MAX and what it says itself */
                 VU_SHAPE_INFLIGHT,   /* 20 or 24 */
                 VU_SHAPE_ANY, /* not spoken here: up to VU_MAX_PAYLOAD bytes, read and thrown away
@@ -39,6 +40,7 @@ enum vu_answer {
     VU_ANSWER_U64,  /* a u64 of its own, always, and no ack */
     VU_ANSWER_STATE, /* a ring state of its own, always, and no ack */
     VU_ANSWER_INFLIGHT, /* an inflight description and a file, always, and no ack */
+    VU_ANSWER_LOG,   /* what it said, always, if it was done; if not, as ACK */
     VU_ANSWER_CONFIG /* a part of the configuration, or nothing after an error; always, and no ack */
 };
 
@@ -52,6 +54,8 @@ enum vu_answer {
     X(3, SET_OWNER, NONE, 0, ACK)                                                                  \
     X(4, RESET_OWNER, NONE, 0, ACK)                                                                \
     X(5, SET_MEM_TABLE, TABLE, VU_TABLE_MAX_REGIONS, ACK)                                          \
+    X(6, SET_LOG_BASE, LOG, 1, LOG)                                                                \
+    X(7, SET_LOG_FD, NONE, 1, ACK)                                                                 \
     X(8, SET_VRING_NUM, RING_STATE, 0, ACK)                                                        \
     X(9, SET_VRING_ADDR, RING_ADDR, 0, ACK)                                                        \
     X(10, SET_VRING_BASE, RING_STATE, 0, ACK)                                                      \
@@ -79,8 +83,6 @@ enum vu_answer {
 
 /* X(number, name): in the text, but behind protocol features that are not offered. */
 #define VU_MESSAGES_NOT_SPOKEN(X)                                                                  \
-    X(6, SET_LOG_BASE)                                                                             \
-    X(7, SET_LOG_FD)                                                                               \
     X(22, IOTLB_MSG)                                                                               \
     X(23, SET_VRING_ENDIAN) X(26, CREATE_CRYPTO_SESSION)                                           \
         X(27, CLOSE_CRYPTO_SESSION) X(28, POSTCOPY_ADVISE) X(29, POSTCOPY_LISTEN)                  \

@@ -71,7 +71,9 @@ struct vu_dev {
     uint8_t status;
     uint16_t mtu;
     struct gmem *mem;
-    struct gmem_owner owner; /* of mem, in the budgets of all ports */
+    struct gmem_owner owner; /* of mem and log, in the budgets of all ports */
+    struct gmem *log; /* its one region is the dirty log, NULL: none */
+    bool log_used;    /* a ring has run with this log */
     struct vu_inflight inflight;
     unsigned n_rings; /* highest index seen + 1 */
     struct vu_ring *ring[VU_MAX_RINGS];
@@ -125,6 +127,15 @@ int vu_ring_try(struct vu_dev *d, unsigned idx, struct err *e);
 void vu_ring_try_all(struct vu_dev *d);
 void vu_ring_stop_all(struct vu_dev *d);
 bool vu_ring_any_running(const struct vu_dev *d);
+/* Barrier. The log is another one, or what is logged has changed: rings that must not run without a log
+ * stop, the others go on and use it when this returns. */
+void vu_log_changed(struct vu_dev *d);
+/*
+ * The device begins anew, no ring runs: forget a log that rings have run with.  The front-end reads it
+ * no more, and may say where the next one is after it has started the rings; until then they would be
+ * written without a log.
+ */
+void vu_log_expire(struct vu_dev *d);
 /* Stop and forget its setup, except for enable, base and the err eventfd. */
 void vu_ring_reset(struct vu_dev *d, unsigned idx);
 /* Stop and forget everything about all rings. */

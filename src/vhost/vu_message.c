@@ -23,7 +23,8 @@
 #define NOT_DONE 1
 
 #define PROTOCOL_FEATURES_OFFERED                                                                  \
-    (VU_PROTOCOL_BIT(MQ) | VU_PROTOCOL_BIT(RARP) | VU_PROTOCOL_BIT(REPLY_ACK) |                    \
+    (VU_PROTOCOL_BIT(MQ) | VU_PROTOCOL_BIT(LOG_SHMFD) | VU_PROTOCOL_BIT(RARP) |                    \
+     VU_PROTOCOL_BIT(REPLY_ACK) |                                                                  \
      VU_PROTOCOL_BIT(NET_MTU) | VU_PROTOCOL_BIT(RESET_DEVICE) |                                    \
      VU_PROTOCOL_BIT(CONFIGURE_MEM_SLOTS) | VU_PROTOCOL_BIT(STATUS) |                  \
      VU_PROTOCOL_BIT(INFLIGHT_SHMFD))
@@ -42,6 +43,11 @@ uint64_t vu_dev_protocol_offered(const struct vu_dev *d)
 static int reply_u64(struct vu_dev *d, const struct vu_msg *m, uint64_t v)
 {
     return vu_conn_reply(d->conn, m->h.request, &v, sizeof(v));
+}
+
+static int reply_failed(int rc, struct err *e)
+{
+    return err_set(e, rc, "cannot send a reply: %s", strerror(-rc));
 }
 
 /* --- features ------------------------------------------------------------------------------- */
@@ -63,14 +69,21 @@ static int on_SET_FEATURES(struct vu_dev *d, struct vu_msg *m, struct err *e)
                        "it the options of then (offload=, queues=, config=)",
                        feature_names(names, sizeof(names), bad, virtio_feature_name));
     }
-    if (f != d->features && vu_ring_any_running(d)) {
+    if ((f ^ d->features) & ~VIRTIO_BIT(F_LOG_ALL) && vu_ring_any_running(d)) {
         d->features_bad = true;
         return err_set(e, -EBUSY, "SET_FEATURES changes, while rings run: %s",
                        feature_names(names, sizeof(names), f ^ d->features, virtio_feature_name));
     }
+    bool log_changed = (f ^ d->features) & VIRTIO_BIT(F_LOG_ALL);
+    if (!vu_ring_any_running(d)) {
+        vu_log_expire(d);
+    }
     d->features = f;
     d->features_set = true;
     vu_inflight_features(d);
+    if (log_changed) {
+        vu_log_changed(d);
+    }
     vu_ring_try_all(d);
     return 0;
 }
@@ -206,6 +219,43 @@ static int on_REM_MEM_REG(struct vu_dev *d, struct vu_msg *m, struct err *e)
     return 0;
 }
 
+/* --- dirty log ------------------------------------------------------------------------------ */
+
+/*
+ * The old log is never written again once this is answered. It may come while rings run, and often:
+ * a front-end may give us a new one whenever it wants to read the last.
+ */
+static int on_SET_LOG_BASE(struct vu_dev *d, struct vu_msg *m, struct err *e)
+{
+    struct gmem_region_desc g = {
+        .size = m->p.log.size, .fd_offset = m->p.log.offset, .fd = m->n_fds ? m->fd[0] : -1};
+    struct gmem *log, *old = d->log;
+
+    if (!m->n_fds || !(d->protocol_features & VU_PROTOCOL_BIT(LOG_SHMFD))) {
+        return err_set(e, -EINVAL, "SET_LOG_BASE came %s",
+                       m->n_fds ? "although VHOST_USER_PROTOCOL_F_LOG_SHMFD was not negotiated"
+                                : "without a file descriptor");
+    }
+    m->fd[0] = -1; /* gmem closes it */
+    int rc = gmem_create(&log, &g, 1, d->conf.fs, m->desc->name, &d->owner, e);
+    if (rc) {
+        return rc;
+    }
+    d->log = log;
+    d->log_used = false;
+    vu_log_changed(d);
+    gmem_free(old);
+    vu_ring_try_all(d);
+    rc = vu_conn_reply(d->conn, m->h.request, &m->p.log, sizeof(m->p.log));
+    return rc ? reply_failed(rc, e) : 0;
+}
+
+/* An eventfd for "the log has news". Nobody waits for one: the log is read when it is wanted. */
+static int on_SET_LOG_FD(struct vu_dev *d, struct vu_msg *m, struct err *e)
+{
+    return 0;
+}
+
 /* --- rings ---------------------------------------------------------------------------------- */
 
 /* The ring of this message, stopped for a change if it runs. */
@@ -239,14 +289,28 @@ static int on_SET_VRING_NUM(struct vu_dev *d, struct vu_msg *m, struct err *e)
     return try_ring(d, m, e);
 }
 
+static bool same_place(const struct vu_ring_addr *a, const struct vu_ring_addr *b)
+{
+    return a->desc == b->desc && a->used == b->used && a->avail == b->avail;
+}
+
 static int on_SET_VRING_ADDR(struct vu_dev *d, struct vu_msg *m, struct err *e)
 {
-    if (m->p.addr.flags) {
-        return err_set(e, -EINVAL,
-                       "SET_VRING_ADDR of ring %u has flags 0x%x, but logging was not negotiated",
+    if (m->p.addr.flags & ~VU_RING_ADDR_F_LOG) {
+        return err_set(e, -EINVAL, "SET_VRING_ADDR of ring %u has unknown flags 0x%x",
                        m->p.addr.idx, m->p.addr.flags);
     }
-    struct vu_ring *r = ring_to_change(d, m, e);
+    struct vu_ring *r = d->ring[m->p.addr.idx];
+    if (r && r->running && same_place(&r->addr, &m->p.addr)) {
+        bool log_changed = r->addr.flags != m->p.addr.flags || r->addr.log != m->p.addr.log;
+
+        r->addr = m->p.addr; /* it goes on where it is */
+        if (log_changed) {
+            vu_log_changed(d);
+        }
+        return 0;
+    }
+    r = ring_to_change(d, m, e);
     if (!r) {
         return -ENOMEM;
     }
@@ -489,11 +553,6 @@ static handler *const handlers[VU_REQUEST_MAX] = {
 #undef HANDLER
 };
 
-static int reply_failed(int rc, struct err *e)
-{
-    return err_set(e, rc, "cannot send a reply: %s", strerror(-rc));
-}
-
 static int acknowledge(struct vu_dev *d, const struct vu_msg *m, bool done, struct err *e)
 {
     int rc = m->h.flags & VU_FLAG_NEED_REPLY ? reply_u64(d, m, !done) : 0;
@@ -516,7 +575,7 @@ int vu_dev_message(struct vu_dev *d, struct vu_msg *m, struct err *e)
         return acknowledge(d, m, false, e);
     }
     int rc = handlers[m->h.request](d, m, e);
-    if (m->desc->answer != VU_ANSWER_ACK) {
+    if (m->desc->answer != VU_ANSWER_ACK && !(m->desc->answer == VU_ANSWER_LOG && rc)) {
         return rc ? reply_failed(rc, e) : 0;
     }
     if (rc < 0 && !(m->h.flags & VU_FLAG_NEED_REPLY)) {

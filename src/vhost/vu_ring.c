@@ -49,6 +49,12 @@ bool vu_ring_enabled(const struct vu_dev *d, const struct vu_ring *r)
     return r->enable || (d->features_set && !(d->features & VIRTIO_BIT(F_PROTOCOL_FEATURES)));
 }
 
+/* Whatever were written now would be missing where the guest migrates to. */
+static bool log_missing(const struct vu_dev *d)
+{
+    return d->features & VIRTIO_BIT(F_LOG_ALL) && !d->log;
+}
+
 static const char *missing(const struct vu_dev *d, const struct vu_ring *r)
 {
     return d->down                  ? "the link is down"
@@ -59,6 +65,7 @@ static const char *missing(const struct vu_dev *d, const struct vu_ring *r)
            : !r->have_kick          ? "waits for SET_VRING_KICK"
            : !d->mem || !d->mem->n  ? "waits for the guest's memory; " VU_SHARE_REMEDY
            : !vu_ring_enabled(d, r) ? "waits for SET_VRING_ENABLE"
+           : log_missing(d)         ? "waits for SET_LOG_BASE, since its writes have to be logged"
            /* Each ring costs the switch a turn: nobody gets more than what was negotiated. */
            : r->idx >= 2 && !(d->features & VIRTIO_BIT(NET_F_MQ))
                ? "not used: VIRTIO_NET_F_MQ was not negotiated"
@@ -220,10 +227,71 @@ static uint32_t wire_base(const struct vu_dev *d, uint16_t base)
     return vu_dev_packed(d) ? base | (uint32_t)base << 16 : base;
 }
 
+static uint64_t gpa_of(const struct vu_dev *d, uint64_t uva)
+{
+    gpa_t gpa = {UINT64_MAX}; /* beyond any log */
+
+    gmem_uva_to_gpa(d->mem, (uva_t){uva}, &gpa);
+    return gpa.v;
+}
+
+/*
+ * What a ring logs.  The address for its own part need not be where the ring is: it may be one that no
+ * region has.  The text has it stand for the used ring, which a packed ring does not have.  QEMU takes
+ * the device event area instead, others the descriptor ring: what it does not stand for is logged where
+ * it is.
+ */
+static struct ring_log ring_log(const struct vu_dev *d, const struct vu_ring *r)
+{
+    struct ring_log l = {.payload = d->features & VIRTIO_BIT(F_LOG_ALL),
+                         .ring = r->addr.flags & VU_RING_ADDR_F_LOG,
+                         .used = r->addr.log};
+
+    if (vu_dev_packed(d)) {
+        l.event = gpa_of(d, r->addr.used);
+        l.used = r->addr.log == l.event ? gpa_of(d, r->addr.desc) : r->addr.log;
+    }
+    l.map = l.payload || l.ring ? d->log : NULL;
+    return l;
+}
+
+void vu_log_changed(struct vu_dev *d)
+{
+    bool runs = false;
+
+    if (log_missing(d)) {
+        vu_ring_stop_all(d);
+    }
+    for (unsigned i = 0; i < d->n_rings; i++) {
+        const struct vu_ring *r = d->ring[i];
+
+        if (r && r->running) {
+            struct ring_log l = ring_log(d, r);
+
+            d->ops->ring_log(d->ctx, i, &l);
+            d->log_used |= d->log != NULL;
+            runs = true;
+        }
+    }
+    if (runs) {
+        d->ops->barrier(d->ctx);
+    }
+}
+
+void vu_log_expire(struct vu_dev *d)
+{
+    if (d->log_used) {
+        gmem_free(d->log);
+        d->log = NULL;
+        d->log_used = false;
+    }
+}
+
 static int start(struct vu_dev *d, unsigned idx, struct err *e)
 {
     struct vu_ring *r = d->ring[idx];
-    struct vu_ring_conf c = {.num = r->num, .kick_fd = r->kick_fd, .call_fd = r->call_fd};
+    struct vu_ring_conf c = {
+        .num = r->num, .kick_fd = r->kick_fd, .call_fd = r->call_fd, .log = ring_log(d, r)};
     int rc = lay_out(d, idx, &c, e);
 
     rc = rc ? rc : vu_dev_packed(d) ? find_packed_start(d, idx, &c, e) : find_split_start(d, idx, &c, e);
@@ -233,6 +301,7 @@ static int start(struct vu_dev *d, unsigned idx, struct err *e)
     rc = rc ? rc : d->ops->ring_start(d->ctx, idx, &c, d->features, d->mem, e);
     if (!rc) {
         r->running = true;
+        d->log_used |= d->log != NULL;
         r->base = wire_base(d, c.base);
         log_debug("%s: ring %u runs, %u entries from index %u%s", d->name, idx, c.num, c.base,
                   c.kick_fd < 0 ? ", polled" : "");

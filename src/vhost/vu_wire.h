@@ -63,6 +63,11 @@ struct vu_one_region {
     struct vu_region region;
 };
 
+/* The dirty log: where it lies in the file that comes along. */
+struct vu_log {
+    uint64_t size, offset; /* bytes */
+};
+
 /* A part of the device's configuration space. */
 #define VU_CONFIG_MAX         256u
 #define VU_CONFIG_F_MIGRATION 1u
@@ -91,6 +96,7 @@ union vu_payload {
     struct vu_ring_addr addr;
     struct vu_mem_table table;
     struct vu_one_region one;
+    struct vu_log log;
     struct vu_config config;
     struct vu_inflight_msg inflight;
     uint8_t bytes[VU_MAX_PAYLOAD];
@@ -103,6 +109,7 @@ static_assert(sizeof(struct vu_region) == 32, "memory region description");
 static_assert(offsetof(struct vu_mem_table, region) == VU_MEM_TABLE_HEAD, "memory regions");
 static_assert(sizeof(struct vu_one_region) == 40, "single memory region description");
 static_assert(sizeof(struct vu_inflight_msg) == 24, "inflight description");
+static_assert(sizeof(struct vu_log) == 16, "log description");
 static_assert(offsetof(struct vu_config, bytes) == VU_CONFIG_HEAD, "virtio device config space");
 
 #endif

@@ -49,7 +49,8 @@ enum {
 /* What a vhost-user port offers. Never a bit that is not implemented. */
 #define VNET_FEATURES_OFFERED                                                                      \
     (VIRTIO_BIT(NET_F_MTU) | VIRTIO_BIT(NET_F_MRG_RXBUF) | VIRTIO_BIT(NET_F_CTRL_VQ) |             \
-     VIRTIO_BIT(NET_F_GUEST_ANNOUNCE) | VIRTIO_BIT(NET_F_MQ) | VIRTIO_BIT(F_ANY_LAYOUT) |          \
+     VIRTIO_BIT(NET_F_GUEST_ANNOUNCE) | VIRTIO_BIT(NET_F_MQ) | VIRTIO_BIT(F_LOG_ALL) |             \
+     VIRTIO_BIT(F_ANY_LAYOUT) |                                                                    \
      VIRTIO_BIT(F_INDIRECT_DESC) | VIRTIO_BIT(F_EVENT_IDX) | VIRTIO_BIT(F_RING_PACKED) |             \
      VIRTIO_BIT(F_IN_ORDER) | VIRTIO_BIT(F_RING_RESET) | VIRTIO_BIT(F_NOTIFY_ON_EMPTY) |             \
      VIRTIO_BIT(F_PROTOCOL_FEATURES) | VIRTIO_BIT(F_VERSION_1))

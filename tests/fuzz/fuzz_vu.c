@@ -82,6 +82,21 @@ static void fake_swap(void *ctx, const struct gmem *mem)
     }
 }
 
+static void fake_log(void *ctx, unsigned idx, const struct ring_log *log)
+{
+    check(running[idx], "only a running ring is told what to log");
+    if (log->map) {
+        const struct gmem_region *r = &log->map->region[0];
+
+        *GUEST_PTR(volatile uint8_t, r->va) |= 1;
+        *GUEST_PTR(volatile uint8_t, r->va + r->size - 1) |= 1;
+    }
+}
+
+static void fake_barrier(void *ctx)
+{
+}
+
 static void fake_rarp(void *ctx, const uint8_t mac[6])
 {
 }
@@ -105,7 +120,8 @@ static void fake_signal(void *ctx, int fd)
 static const struct vu_ops ops = {
     .ring_start = fake_start, .ring_stop = fake_stop, .ring_call = fake_call,
     .mem_swap = fake_swap,    .rarp = fake_rarp,      .mtu = fake_mtu,
-    .link = fake_link,        .signal = fake_signal,
+    .link = fake_link,        .signal = fake_signal,  .ring_log = fake_log,
+    .barrier = fake_barrier,
 };
 
 /* Sockets, and file descriptors of what was sent. (Others come and go: the fuzzer's symbolizer.) */
@@ -231,7 +247,8 @@ static uint32_t plausible(uint8_t request, union vu_payload *p, const uint8_t *a
         p->state = (struct vu_ring_state){ring, request == 8 ? 1u << arg[1] % 10 : arg[1] & 1};
         return sizeof(p->state);
     case 9: /* SET_VRING_ADDR */
-        p->addr = (struct vu_ring_addr){.idx = ring, .desc = UVA + ring * 0x10000,
+        p->addr = (struct vu_ring_addr){.idx = ring, .flags = arg[2] & 1,
+                                        .log = UVA + arg[1], .desc = UVA + ring * 0x10000,
                                         .avail = UVA + ring * 0x10000 + 0x8000 + arg[1],
                                         .used = UVA + ring * 0x10000 + 0xc000 + arg[2] * 4};
         return sizeof(p->addr);
@@ -251,6 +268,13 @@ static uint32_t plausible(uint8_t request, union vu_payload *p, const uint8_t *a
                                   VU_PROTOCOL_BIT(INFLIGHT_SHMFD)
                             : arg[1];
         return 8;
+    case 6: /* SET_LOG_BASE */
+        p->log = (struct vu_log){.size = 1 + arg[1] * 16u, .offset = arg[2] * 64u};
+        fds[(*n_fd)++] = arg[0] & 1 ? memory_fd : arg[0] & 2 ? small_fd : event_fd;
+        return sizeof(p->log);
+    case 7: /* SET_LOG_FD */
+        fds[(*n_fd)++] = event_fd;
+        return 0;
     case 21: /* SET_BACKEND_REQ_FD */
         fds[(*n_fd)++] = arg[0] & 1 ? channel_fd : pipe_fd;
         return 0;

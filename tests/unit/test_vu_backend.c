@@ -56,8 +56,8 @@ static void qemu_order(void **state)
     uint64_t offered = ask(f, VU_GET_FEATURES);
 
     assert_int_equal(offered, OFFERED);
-    assert_int_equal(ask(f, VU_GET_PROTOCOL_FEATURES), 0x1b01d);
-    say_u64(f, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x1b01d);
+    assert_int_equal(ask(f, VU_GET_PROTOCOL_FEATURES), 0x1b01f);
+    say_u64(f, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x1b01f);
     assert_int_equal(ask(f, VU_GET_QUEUE_NUM), 256);
     assert_int_equal(ask(f, VU_GET_MAX_MEM_SLOTS), 509);
     send_msg(f, VU_SET_OWNER, PLAIN, NULL, 0, NULL, 0);
@@ -71,7 +71,7 @@ static void qemu_order(void **state)
             say_state(f, VU_SET_VRING_ENABLE, PLAIN, i, 1);
         }
     }
-    say_u64(f, VU_SET_FEATURES, PLAIN, offered);
+    say_u64(f, VU_SET_FEATURES, PLAIN, offered & ~VIRTIO_BIT(F_LOG_ALL));
     assert_int_equal(ask(f, VU_GET_STATUS), 0);
     say_u64(f, VU_SET_STATUS, PLAIN, 8);
     say_region(f, VU_ADD_MEM_REG, NEED_REPLY, 0, MEM_BYTES, 1);
@@ -84,7 +84,7 @@ static void qemu_order(void **state)
     assert_int_equal(ask(f, VU_GET_STATUS), 8);
     say_u64(f, VU_SET_STATUS, PLAIN, 15);
     pump(f);
-    assert_int_equal(f->own.features, offered);
+    assert_int_equal(f->own.features, offered & ~VIRTIO_BIT(F_LOG_ALL));
     assert_string_equal(info(f).state, "running");
     assert_int_equal(info(f).status, 15);
     assert_int_equal(info(f).n_refused, 0);
@@ -254,7 +254,7 @@ static void repeated_negotiation(void **state)
     for (unsigned i = 0; i < 4; i++) {
         ask(&F, VU_GET_FEATURES);
         ask(&F, VU_GET_PROTOCOL_FEATURES);
-        say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x1b01d);
+        say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x1b01f);
         say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES);
         send_msg(&F, VU_SET_OWNER, PLAIN, NULL, 0, NULL, 0);
         send_msg(&F, VU_RESET_OWNER, PLAIN, NULL, 0, NULL, 0);
@@ -493,15 +493,16 @@ static void ring_changed_while_it_runs(void **state)
 {
     say_all(&F);
     F.own.progress = 4;
-    say_addr(&F, PLAIN, 0);
-    assert_log("stop 0;start 0 @4;");
+    say_addr(&F, NEED_REPLY, 0); /* the same again: it goes on */
+    assert_int_equal(reply(&F, VU_SET_VRING_ADDR), 0);
+    assert_log("");
     say_fd(&F, VU_SET_VRING_KICK, PLAIN, 0);
-    assert_log("stop 0;start 0 @8;");
+    assert_log("stop 0;start 0 @4;");
     say_state(&F, VU_SET_VRING_NUM, PLAIN, 0, 32);
-    assert_log("stop 0;start 0 @12;");
+    assert_log("stop 0;start 0 @8;");
     assert_int_equal(F.own.conf[0].num, 32);
-    say_state(&F, VU_SET_VRING_BASE, PLAIN, 0, 16);
-    assert_log("stop 0;start 0 @16;");
+    say_state(&F, VU_SET_VRING_BASE, PLAIN, 0, 12);
+    assert_log("stop 0;start 0 @12;");
     assert_int_equal(F.own.n_signals, 0);
 }
 
@@ -679,7 +680,7 @@ static void reset_device(void **state)
 {
     say_all(&F);
     say_fd(&F, VU_SET_VRING_ERR, PLAIN, 0);
-    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x1b01d);
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, 0x1b01f);
     say_u64(&F, VU_SET_STATUS, PLAIN, 15);
     F.own.progress = 6;
     send_msg(&F, VU_RESET_DEVICE, NEED_REPLY, NULL, 0, NULL, 0);
@@ -688,7 +689,7 @@ static void reset_device(void **state)
     struct vu_info i = info(&F);
 
     assert_int_equal(i.n_regions, 1);
-    assert_int_equal(i.protocol_features, 0x1b01d);
+    assert_int_equal(i.protocol_features, 0x1b01f);
     assert_int_equal(i.negotiated, 0);
     assert_int_equal(i.status, 0);
     assert_true(i.connected);
@@ -824,9 +825,9 @@ static void protocol_features_not_offered(void **state)
         uint64_t b = 1ull << bit;
 
         say_u64(&F, VU_SET_PROTOCOL_FEATURES, NEED_REPLY, b);
-        assert_int_equal(reply(&F, VU_SET_PROTOCOL_FEATURES), !(b & 0x1b01d));
+        assert_int_equal(reply(&F, VU_SET_PROTOCOL_FEATURES), !(b & 0x1b01f));
     }
-    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, 2);
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, 1 << 6);
     expect_closed(&F);
 }
 
@@ -920,7 +921,7 @@ static void packed_base(void **state)
         {0x00ff00ff, 16, -1},
     };
 
-    say_u64(&F, VU_SET_FEATURES, PLAIN, OFFERED);
+    say_u64(&F, VU_SET_FEATURES, PLAIN, PACKED);
     say_memory(&F, PLAIN);
     say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
     for (unsigned i = 0; i < ARRAY_SIZE(c); i++) {
@@ -970,7 +971,7 @@ static void packed_parts(void **state)
         {0x400, 0, 0, 16, "overlap"},
     };
 
-    say_u64(&F, VU_SET_FEATURES, PLAIN, OFFERED);
+    say_u64(&F, VU_SET_FEATURES, PLAIN, PACKED);
     say_memory(&F, PLAIN);
     for (unsigned i = 0; i < ARRAY_SIZE(c); i++) {
         struct vu_ring_addr a = ring_addr(0);
@@ -1050,7 +1051,7 @@ static void packed_ring(uint32_t base, unsigned used)
                                                    : i < RING_NUM / 2 ? 0x80
                                                                       : 0};
     }
-    say_u64(&F, VU_SET_FEATURES, PLAIN, OFFERED);
+    say_u64(&F, VU_SET_FEATURES, PLAIN, PACKED);
     say_memory(&F, PLAIN);
     say_ring(&F, 0, base);
     say_state(&F, VU_SET_VRING_ENABLE, NEED_REPLY, 0, 1);
@@ -1377,15 +1378,202 @@ static void features_that_are_gone(void **state)
     assert_non_null(strstr(info(&F).last_error, "VIRTIO_F_RING_PACKED"));
 }
 
-static void logging_is_not_offered(void **state)
+/* --- dirty log --------------------------------------------------------------------------------- */
+
+#define LOG_ALL VIRTIO_BIT(F_LOG_ALL)
+
+static void say_log(struct front *f, uint32_t flags, uint64_t size, uint64_t offset, int fd)
+{
+    struct vu_log l = {.size = size, .offset = offset};
+
+    send_msg(f, VU_SET_LOG_BASE, flags, &l, sizeof(l), &fd, fd >= 0);
+}
+
+/* The answer is what was said. */
+static void log_reply(struct front *f, uint64_t size, uint64_t offset)
+{
+    struct pollfd p = {.fd = f->s, .events = POLLIN};
+    struct {
+        struct vu_hdr h;
+        struct vu_log l;
+    } __attribute__((packed)) r;
+
+    WAIT_FOR(f, poll(&p, 1, 0) == 1);
+    assert_int_equal(recv(f->s, &r, sizeof(r), 0), sizeof(r));
+    assert_int_equal(r.h.request, VU_SET_LOG_BASE);
+    assert_int_equal(r.h.flags, 5);
+    assert_int_equal(r.h.size, 16);
+    assert_int_equal(r.l.size, size);
+    assert_int_equal(r.l.offset, offset);
+}
+
+static void set_log(uint64_t size, uint64_t offset)
+{
+    say_log(&F, PLAIN, size, offset, F.mem_fd);
+    log_reply(&F, size, offset);
+}
+
+static void set_features(uint64_t features)
+{
+    say_u64(&F, VU_SET_FEATURES, NEED_REPLY, features);
+    assert_int_equal(reply(&F, VU_SET_FEATURES), 0);
+}
+
+static void set_ring_log(unsigned idx, uint32_t flags, uint64_t log)
+{
+    struct vu_ring_addr a = ring_addr(idx);
+
+    a.flags = flags;
+    a.log = log;
+    send_msg(&F, VU_SET_VRING_ADDR, NEED_REPLY, &a, sizeof(a), NULL, 0);
+    assert_int_equal(reply(&F, VU_SET_VRING_ADDR), 0);
+}
+
+static void expect_log(const char *what)
+{
+    assert_string_equal(F.own.log, what);
+    F.own.log[0] = '\0';
+}
+
+/* As QEMU starts and ends it: nothing stops. */
+static void log_while_rings_run(void **state)
+{
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, VU_PROTOCOL_BIT(LOG_SHMFD));
+    say_all(&F);
+    set_log(4096, 0);
+    expect_log("log 0 off;log 1 off;barrier;");
+    set_features(TEST_FEATURES | LOG_ALL);
+    expect_log("log 0 payload;log 1 payload;barrier;");
+    set_ring_log(0, VU_RING_ADDR_F_LOG, 0x123456789000);
+    expect_log("log 0 payload ring;log 1 payload;barrier;");
+    assert_int_equal(F.own.conf[0].log.used, 0x123456789000);
+    assert_true(info(&F).logging);
+    assert_int_equal(info(&F).log_bytes, 4096);
+    set_log(8192, 4096); /* and another one: of the same file, elsewhere */
+    expect_log("log 0 payload ring;log 1 payload;barrier;");
+    *GUEST_PTR(uint8_t, F.own.conf[0].log.map->region[0].va) = 42;
+    assert_int_equal(F.mem[4096], 42);
+    set_features(TEST_FEATURES);
+    expect_log("log 0 ring;log 1 off;barrier;");
+    set_ring_log(0, 0, 0x123456789000);
+    expect_log("log 0 off;log 1 off;barrier;");
+    assert_false(info(&F).logging);
+}
+
+/* Rings that have to be logged wait for a log, and go on where they were. */
+static void hold_until_there_is_a_log(void **state)
+{
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, VU_PROTOCOL_BIT(LOG_SHMFD));
+    say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES | LOG_ALL);
+    say_memory(&F, PLAIN);
+    for (unsigned i = 0; i < 2; i++) {
+        say_ring(&F, i, 0);
+        say_state(&F, VU_SET_VRING_ENABLE, PLAIN, i, 1);
+    }
+    pump(&F);
+    assert_false(F.own.on[0] || F.own.on[1]);
+    assert_non_null(strstr(ring_info(&F, 0).why, "SET_LOG_BASE"));
+    set_log(4096, 0);
+    expect_log("start 0 @0;start 1 @0;");
+    assert_non_null(F.own.conf[0].log.map);
+    /* The device starts again: its log is another one, which comes later. */
+    get_base(&F, 0);
+    get_base(&F, 1);
+    F.own.log[0] = '\0';
+    set_features(TEST_FEATURES | LOG_ALL);
+    assert_int_equal(info(&F).log_bytes, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        say_ring(&F, i, 0);
+    }
+    pump(&F);
+    expect_log("");
+    set_log(4096, 8192);
+    expect_log("start 0 @0;start 1 @0;");
+    /* A log that no ring has run with is kept. */
+    get_base(&F, 0);
+    get_base(&F, 1);
+    set_log(4096, 0);
+    set_features(TEST_FEATURES | LOG_ALL);
+    set_features(TEST_FEATURES | LOG_ALL);
+    F.own.log[0] = '\0';
+    say_ring(&F, 0, 0);
+    assert_log("start 0 @0;call 0;");
+}
+
+/* Running, and all at once without a log. */
+static void hold_running_rings(void **state)
+{
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, VU_PROTOCOL_BIT(LOG_SHMFD));
+    say_all(&F);
+    F.own.progress = 5;
+    set_features(TEST_FEATURES | LOG_ALL);
+    expect_log("stop 0;stop 1;");
+    set_log(4096, 0);
+    expect_log("start 0 @5;start 1 @5;");
+    set_features(TEST_FEATURES);
+    expect_log("log 0 off;log 1 off;barrier;");
+}
+
+/* What the address for the log means in a packed ring: three answers are about. */
+static void where_packed_rings_log(void **state)
 {
     struct vu_ring_addr a = ring_addr(0);
 
-    a.flags = VU_RING_ADDR_F_LOG;
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, VU_PROTOCOL_BIT(LOG_SHMFD));
+    say_u64(&F, VU_SET_FEATURES, PLAIN, TEST_FEATURES | VIRTIO_BIT(F_RING_PACKED) | LOG_ALL);
+    say_memory(&F, PLAIN);
+    set_log(4096, 0);
+    say_ring(&F, 0, 0x80008000);
+    say_state(&F, VU_SET_VRING_ENABLE, PLAIN, 0, 1);
+    set_ring_log(0, VU_RING_ADDR_F_LOG, a.used - UVA); /* QEMU's: the device event area */
+    assert_int_equal(F.own.conf[0].log.used, a.desc - UVA);
+    assert_int_equal(F.own.conf[0].log.event, a.used - UVA);
+    set_ring_log(0, VU_RING_ADDR_F_LOG, a.desc - UVA); /* the descriptors */
+    assert_int_equal(F.own.conf[0].log.used, a.desc - UVA);
+    assert_int_equal(F.own.conf[0].log.event, a.used - UVA);
+    set_ring_log(0, VU_RING_ADDR_F_LOG, 1ull << 40); /* beyond all memory */
+    assert_int_equal(F.own.conf[0].log.used, 1ull << 40);
+}
+
+static void logs_that_are_refused(void **state)
+{
+    struct vu_ring_addr a = ring_addr(0);
+    int pipes[2], memory = memfd_create("small", MFD_CLOEXEC);
+    const struct {
+        uint64_t size, offset;
+        int fd;
+        const char *word;
+    } c[] = {
+        {16, 0, -1, "without a file descriptor"},
+        {0, 0, F.mem_fd, "empty or wraps"},
+        {16, UINT64_MAX - 8, F.mem_fd, "empty or wraps"},
+        {UINT64_MAX, 1, F.mem_fd, "empty or wraps"},
+        {MEM_BYTES + 1, 0, F.mem_fd, "has 262144 bytes"},
+        {16, MEM_BYTES - 8, F.mem_fd, "has 262144 bytes"},
+        {16, 0, memory, "has 0 bytes"},
+    };
+
+    assert_int_equal(pipe(pipes), 0);
+    say_log(&F, NEED_REPLY, 16, 0, F.mem_fd);
+    assert_int_equal(reply(&F, VU_SET_LOG_BASE), 1); /* not negotiated */
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, VU_PROTOCOL_BIT(LOG_SHMFD));
+    for (unsigned i = 0; i < ARRAY_SIZE(c); i++) {
+        say_log(&F, NEED_REPLY, c[i].size, c[i].offset, c[i].fd);
+        assert_int_equal(reply(&F, VU_SET_LOG_BASE), 1);
+        if (!strstr(info(&F).last_error, c[i].word)) {
+            fail_msg("'%s' does not say '%s'", info(&F).last_error, c[i].word);
+        }
+    }
+    say_log(&F, NEED_REPLY, 16, 0, pipes[0]);
+    assert_int_equal(reply(&F, VU_SET_LOG_BASE), 1);
+    a.flags = 2;
     send_msg(&F, VU_SET_VRING_ADDR, NEED_REPLY, &a, sizeof(a), NULL, 0);
     assert_int_equal(reply(&F, VU_SET_VRING_ADDR), 1);
-    say_u64(&F, VU_SET_FEATURES, NEED_REPLY, TEST_FEATURES | VIRTIO_BIT(F_LOG_ALL));
-    assert_int_equal(reply(&F, VU_SET_FEATURES), 1);
+    say_log(&F, PLAIN, 0, 0, F.mem_fd); /* nobody would hear of it */
+    expect_closed(&F);
+    close(pipes[0]);
+    close(pipes[1]);
+    close(memory);
 }
 
 /* --- answers -----------------------------------------------------------------------------------
@@ -1419,6 +1607,9 @@ static void say_any(struct front *f, uint32_t request, uint32_t flags)
     case VU_SHAPE_INFLIGHT:
         send_msg(f, request, flags, zeros, sizeof(struct vu_inflight_msg), NULL, 0);
         break;
+    case VU_SHAPE_LOG:
+        say_log(f, flags, 16, 0, f->mem_fd);
+        break;
     default:
         send_msg(f, request, flags, zeros, d->shape == VU_SHAPE_U64 ? 8 : 0, NULL, 0);
         break;
@@ -1435,6 +1626,8 @@ static void any_reply(struct front *f, uint32_t request)
 
         assert_int_equal(inflight_reply(&m, sizeof(m)), -1);
         assert_int_equal(m.mmap_size, 0);
+    } else if (request == VU_SET_LOG_BASE) {
+        log_reply(f, 16, 0);
     } else {
         reply(f, request);
     }
@@ -1442,6 +1635,7 @@ static void any_reply(struct front *f, uint32_t request)
 
 static void one_answer_to_everything(void **state)
 {
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, VU_PROTOCOL_BIT(LOG_SHMFD));
     for (uint32_t r = 0; r < VU_REQUEST_MAX + 5; r++) {
         bool own = vu_msg_desc(r)->spoken && vu_msg_desc(r)->answer != VU_ANSWER_ACK;
 
@@ -1555,7 +1749,7 @@ static void fds_where_none_belong(void **state)
         static const uint32_t size[VU_N_SHAPES] = {
             [VU_SHAPE_U64] = 8,        [VU_SHAPE_RING_FD] = 8, [VU_SHAPE_RING_STATE] = 8,
             [VU_SHAPE_RING_ADDR] = 40, [VU_SHAPE_TABLE] = 8,   [VU_SHAPE_REGION] = 40,
-            [VU_SHAPE_CONFIG] = 12,    [VU_SHAPE_INFLIGHT] = 24};
+            [VU_SHAPE_CONFIG] = 12,    [VU_SHAPE_INFLIGHT] = 24, [VU_SHAPE_LOG] = 16};
         int two[] = {F.mem_fd, F.mem_fd};
 
         if (d->spoken) {
@@ -2565,7 +2759,11 @@ int main(void)
         T(own_file),
         T(own_file_of_others),
         T(features_that_are_gone),
-        T(logging_is_not_offered),
+        T(log_while_rings_run),
+        T(hold_until_there_is_a_log),
+        T(hold_running_rings),
+        T(where_packed_rings_log),
+        T(logs_that_are_refused),
         T(one_answer_to_everything),
         T(not_spoken_here),
         T(wrong_sizes),

@@ -140,6 +140,22 @@ static inline void own_swap(void *ctx, const struct gmem *mem)
     note(o, "swap %u;", mem->n);
 }
 
+static inline void own_log(void *ctx, unsigned idx, const struct ring_log *l)
+{
+    struct owner *o = ctx;
+
+    assert_true(o->on[idx]);
+    check_alive(o, idx);
+    o->conf[idx].log = *l;
+    note(o, "log %u%s%s%s;", idx, l->map ? "" : " off", l->payload ? " payload" : "",
+         l->ring ? " ring" : "");
+}
+
+static inline void own_barrier(void *ctx)
+{
+    note(ctx, "barrier;");
+}
+
 static inline void own_rarp(void *ctx, const uint8_t m[6])
 {
     note(ctx, "rarp %02x:%02x:%02x:%02x:%02x:%02x;", m[0], m[1], m[2], m[3], m[4], m[5]);
@@ -175,6 +191,8 @@ static const struct vu_ops owner_ops = {.ring_start = own_start,
                                         .ring_stop = own_stop,
                                         .ring_call = own_call,
                                         .mem_swap = own_swap,
+                                        .ring_log = own_log,
+                                        .barrier = own_barrier,
                                         .rarp = own_rarp,
                                         .mtu = own_mtu,
                                         .link = own_link,
@@ -191,7 +209,8 @@ static const struct vu_ops owner_ops = {.ring_start = own_start,
 #define TEST_FEATURES                                                                              \
     (VIRTIO_BIT(F_VERSION_1) | VIRTIO_BIT(NET_F_MRG_RXBUF) | VIRTIO_BIT(F_EVENT_IDX) |             \
      VIRTIO_BIT(F_PROTOCOL_FEATURES))
-#define OFFERED (TEST_FEATURES | VIRTIO_BIT(F_RING_PACKED))
+#define PACKED (TEST_FEATURES | VIRTIO_BIT(F_RING_PACKED))
+#define OFFERED (TEST_FEATURES | VIRTIO_BIT(F_RING_PACKED) | VIRTIO_BIT(F_LOG_ALL))
 
 struct front {
     struct owner own;
