@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Store buffering: the two notification races of a virtqueue, on the real ring code.
+ * Store buffering: the two notification races of a virtqueue and that of the dirty log, on the real
+ * ring code.
  *
  *   race 1, "signal"        driver                     device
  *                           arm: write used_event      commit: write used->idx
@@ -14,12 +15,20 @@
  *
  * (Packed: the flags of a descriptor stand for the indices, and the fences are Q4, S3, Q3, P4.)
  *
+ *   race 3, "log"           front-end                  device
+ *                           take the bits (exchange)   write a page
+ *                           (the exchange is a fence)  S5
+ *                           read the page              look at its bit: set already, leave it
+ *
+ * The bit is set at the start of each round; it is lost if the front-end read the page as it was and
+ * finds no bit in the log afterwards: nobody would copy that page again.
+ *
  * Each round both sides do their half at the same moment.  If both looks miss the other's write, one
  * side sleeps and the other does not wake it: the round is lost, for ever.  With both fences no round
  * may be lost.  Built with one fence taken away (RING_WEAKEN), a round must get lost sooner or later;
  * how soon is up to the machine, so the program then runs until it happens or the time is over.
  *
- * usage: sb signal|kick [rounds]      exit status 0 as expected, 1 not, 77 cannot be tried here
+ * usage: sb signal|kick|log [rounds]  exit status 0 as expected, 1 not, 77 cannot be tried here
  */
 #include <pthread.h>
 #include <sched.h>
@@ -49,7 +58,11 @@ static struct ring_drv drv;
 static struct ring dev;
 static struct ring_burst burst;
 static uint8_t mem[4096] __attribute__((aligned(4096)));
-static bool race_is_kick;
+static enum { SIGNAL, KICK, LOG } race;
+static const char *const race_name[] = {"signal", "kick", "log"};
+static uint32_t page CACHE_ALIGNED; /* the page that is written: one word of it */
+static uint8_t bits[CACHE_LINE] CACHE_ALIGNED;
+static struct ring_log dirty = {.payload = true};
 static uint32_t wanted;
 
 /* One cache line each: the round that may start, and what each side saw. */
@@ -114,12 +127,43 @@ static void wait_until(const uint32_t *word, uint32_t value)
     }
 }
 
+static bool device_half(uint32_t round)
+{
+    static const struct ring_burst one = {.n = 1, .chain = {{.seg = {.len = sizeof(page)}, .n_seg = 1}}};
+    const uint32_t len = sizeof(page);
+
+    if (race == LOG) {
+        write_once(&page, round);
+        ring_log_payload(&dirty, &one, 0, 1, &len);
+        return false; /* the log says it: nobody_knows() */
+    }
+    return race == KICK ? ring_dev_arm(L, &dev) : ring_dev_commit(L, &dev, &burst, 1, NULL);
+}
+
+static bool driver_half(uint32_t round)
+{
+    if (race == LOG) {
+        __atomic_exchange_n(&bits[0], 0, __ATOMIC_SEQ_CST);
+        return read_once(&page) == round;
+    }
+    return race == KICK ? ring_drv_publish(L, &drv) : ring_drv_arm(L, &drv);
+}
+
+/* Both halves are over: is the round lost? */
+static bool nobody_knows(bool driver_saw)
+{
+    bool marked = race == LOG && bits[0];
+
+    bits[0] = 1;
+    return !driver_saw && !s.device_saw && !marked;
+}
+
 static void *device(void *arg)
 {
     (void)arg;
     pin(1);
     for (uint32_t round = 1;; round++) {
-        if (!race_is_kick) {
+        if (race == SIGNAL) {
             ring_dev_peek(L, &dev, &burst, 1); /* the chain of this round */
         }
         store_release(&s.done, 2 * round - 1); /* ready */
@@ -128,11 +172,10 @@ static void *device(void *arg)
             return NULL;
         }
         start_at(s.when, round, 1);
-        s.device_saw = race_is_kick ? ring_dev_arm(L, &dev)
-                                    : ring_dev_commit(L, &dev, &burst, 1, NULL);
+        s.device_saw = device_half(round);
         store_release(&s.done, 2 * round);
         wait_until(&s.go, round | 0x80000000u); /* the driver has prepared the next round */
-        if (race_is_kick) { /* take what was published; not armed any more */
+        if (race == KICK) { /* take what was published; not armed any more */
             ring_dev_disarm(L, &dev);
             ring_dev_peek(L, &dev, &burst, 1);
             ring_dev_commit(L, &dev, &burst, 1, NULL);
@@ -171,17 +214,17 @@ static uint32_t rounds(uint32_t max, uint32_t *lost)
     uint32_t round;
 
     for (round = 1; round <= max; round++) {
-        if (race_is_kick) {
+        if (race == KICK) {
             post();
         }
         wait_until(&s.done, 2 * round - 1);
         s.when = ticks() + AHEAD;
         store_release(&s.go, round);
         start_at(s.when, round, 0);
-        bool saw = race_is_kick ? ring_drv_publish(L, &drv) : ring_drv_arm(L, &drv);
+        bool saw = driver_half(round);
         wait_until(&s.done, 2 * round);
-        *lost += !saw && !s.device_saw;
-        if (!race_is_kick) {
+        *lost += nobody_knows(saw);
+        if (race == SIGNAL) {
             ring_drv_disarm(L, &drv);
             clean_up();
             post();
@@ -191,7 +234,7 @@ static uint32_t rounds(uint32_t max, uint32_t *lost)
             break;
         }
         store_release(&s.go, round | 0x80000000u);
-        if (race_is_kick) {
+        if (race == KICK) {
             wait_until(&s.done, 2 * round + 1);
             clean_up();
         }
@@ -216,7 +259,10 @@ static bool litmus(bool event_idx, uint32_t max, uint32_t *lost)
     dev.signalled_valid = true; /* no free signal for a fresh ring */
     ring_dev_disarm(L, &dev);
     memset(&s, 0, sizeof(s));
-    if (!race_is_kick) {
+    page = 0;
+    bits[0] = 1;
+    dirty.map = gmem_local(bits, 0, sizeof(bits));
+    if (race == SIGNAL) {
         post();
         ring_drv_publish(L, &drv);
     }
@@ -227,8 +273,9 @@ static bool litmus(bool event_idx, uint32_t max, uint32_t *lost)
     pthread_join(t, NULL);
     ring_drv_fini(&drv);
     gmem_free((struct gmem *)rs.mem);
+    gmem_free((struct gmem *)dirty.map);
     printf("%s, %s, %s: %u lost in %u rounds\n", L == RING_PACKED ? "packed" : "split",
-           race_is_kick ? "kick" : "signal", event_idx ? "event index" : "flags", *lost, n);
+           race_name[race], event_idx ? "event index" : "flags", *lost, n);
     return *lost != 0;
 }
 
@@ -237,10 +284,10 @@ int main(int argc, char **argv)
     uint32_t max = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 0) : 400000, lost[2] = {0};
 
     if (argc < 2) {
-        fprintf(stderr, "usage: sb signal|kick [rounds]\n");
+        fprintf(stderr, "usage: sb signal|kick|log [rounds]\n");
         return 2;
     }
-    race_is_kick = !strcmp(argv[1], "kick");
+    race = !strcmp(argv[1], "log") ? LOG : !strcmp(argv[1], "kick") ? KICK : SIGNAL;
     if (sched_getaffinity(0, sizeof(allowed), &allowed) || CPU_COUNT(&allowed) < 2) {
         printf("skipped: the race needs two CPUs, this process may use one\n");
         return 77;
