@@ -261,3 +261,30 @@ def test_log_is_truncated(lab, net, logged, packed):
     assert 'its dirty log was truncated' in net.state(b.name)['last_error']
     lab.check_neighbours()
     os.close(log.fd)
+
+
+@LAYOUTS
+def test_chains_over_several_regions(logged, packed):
+    """Each buffer has three segments, each in another region; a large frame takes several buffers."""
+    mem = Memory(0x200000, [(0, 0x40000), (0x40000, 0x40000), (0x80000, 0x180000)])
+    a, b = logged(packed, mem=mem, bufs=0)
+    for i in range(40):
+        b.rx.add([(0x20000 + 1900 * i, 100 + i), (0x40000 + 1900 * i, 700), (0x80000 + 1900 * i, 900)],
+                 True)
+    b.rx.publish()
+    b.send_frames(frame(a.mac, b.mac, 60))
+    a.recv()
+    log = Log(b)
+    give(b, log)
+    set_features(b, True)
+    log_rings(b, True)
+    for seq, size in enumerate((60, 300, 1514, 2500, 9000)):
+        before, allowed = mem.map[:], may_write(b)
+        log.take()
+        sent = burst(a, b, 1, [size], seq)
+        marked, dirty = log.take(), changed(mem, before)
+        assert dirty and dirty <= marked <= allowed, (sorted(dirty - marked), sorted(marked - allowed))
+        if size > 1000:
+            assert len({p >> 20 for p in dirty}) == 3, 'not all regions were written'
+        assert b.recv() == sent[0]
+    log.close()
