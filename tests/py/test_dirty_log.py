@@ -288,3 +288,36 @@ def test_chains_over_several_regions(logged, packed):
             assert len({p >> 20 for p in dirty}) == 3, 'not all regions were written'
         assert b.recv() == sent[0]
     log.close()
+
+
+@LAYOUTS
+def test_lying_buffers_while_logging(lab, net, logged, packed):
+    """Receive buffers outside of memory, wrapping, or half outside: no mark for what was not there."""
+    a, b = logged(packed, bufs=0, num=64)
+    b.send_frames(frame(a.mac, b.mac, 60))
+    a.recv()
+    log = Log(b)
+    give(b, log)
+    set_features(b, True)
+    log_rings(b, True)
+    end = b.mem.gpa(0) + b.mem.size
+    for addr, length in ((0, 2048), (end, 2048), (end - 100, 2048), (2**64 - 100, 2048),
+                         (2**64 - 1, 2**32 - 1), (end - 1, 2**32 - 1)):
+        ident = b.rx.free.pop(0)
+        if packed:
+            b.rx.put_desc(addr, length, vu.DESC_WRITE, ident)
+        else:
+            b.rx.set_desc(ident, addr, length, vu.DESC_WRITE)
+            b.rx.offer(ident)
+        b.rx.chains[ident] = ([ident], [])
+        b.rx.publish()
+        before = b.mem.map[:]
+        log.take()
+        burst(a, b, 1, [1000], 0)
+        marked = log.take()
+        assert changed(b.mem, before) <= marked
+        assert marked <= may_write(b) | {(end - 1) // PAGE}, (addr, length)
+        b.rx.reap()
+    assert sum(net.drops(b.name).values()) == 6
+    lab.check_neighbours()
+    log.close()
