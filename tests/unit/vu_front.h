@@ -31,6 +31,7 @@
 
 #include "base/log.h"
 #include "ring/vring.h"
+#include "base/fd.h"
 #include "vhost/vu_backend.h"
 #include "vhost/vu_codec.h"
 #include "vnet/features.h"
@@ -223,8 +224,12 @@ struct front {
     unsigned fds_before;
 };
 
+/* Those that could wait are closed by a thread: fd_discard(). */
 static inline unsigned open_fds(void)
 {
+    for (unsigned i = 0; fd_discarded() && i < 60000; i++) {
+        usleep(1000);
+    }
     DIR *d = opendir("/proc/self/fd");
     unsigned n = 0;
 
