@@ -247,7 +247,7 @@ static int check_file(const struct gmem_region_desc *d, enum gmem_fs_policy fs, 
                        who);
     }
     *page = (uint64_t)sysconf(_SC_PAGESIZE);
-    if (memory && !fstatfs(d->fd, &sf) && sf.f_type == HUGETLBFS_MAGIC) {
+    if (memory && !fstatfs(d->fd, &sf) && (unsigned long)sf.f_type == HUGETLBFS_MAGIC) {
         *page = (uint64_t)sf.f_bsize;
     }
     if (st->stx_size < end) {

@@ -84,7 +84,7 @@ static void fake_swap(void *ctx, const struct gmem *mem)
 
 static void fake_log(void *ctx, unsigned idx, const struct ring_log *log)
 {
-    check(running[idx], "only a running ring is told what to log");
+    CHECK(running[idx], "only a running ring is told what to log");
     if (log->map) {
         const struct gmem_region *r = &log->map->region[0];
 
