@@ -311,8 +311,10 @@ def test_show_ports(switch):
 def test_show_the_rest(switch):
     workers = switch.json('show', 'workers')['workers']
     assert [w['id'] for w in workers] == [0] and workers[0]['cpu'] is None
-    assert workers[0]['queues'] == [
-        {'port': p, 'queue': 0, 'load': 0.0, 'pinned': False} for p in ('d1', 'd2')]
+    names = ('port', 'queue', 'load', 'pinned', 'busy_turns', 'chains')
+    assert [tuple(q[n] for n in names) for q in workers[0]['queues']] == [
+        (p, 0, 0.0, False, 0, 0) for p in ('d1', 'd2')]
+    assert all(q['budget'] > 0 and q['turns'] >= 0 for q in workers[0]['queues'])
     assert switch.cli('show', 'workers').stdout.split()[0] == 'WORKER'
     assert [w['id'] for w in switch.json('show', 'workers', '0')['workers']] == [0]
     assert 'there is no 7' in switch.cli('show', 'workers', '7', status=1).stderr
