@@ -26,17 +26,18 @@
  * the kernel says EAGAIN.  EPOLLOUT is waited for only while there is a rest.
  *
  * Threads.  in, from, to, skip: the worker that has the queue.  rest: under the lock.  Control changes fd
- * only while `up` is false and after a barrier.  Which worker sends does not matter.
+ * only while `up` is false and after a barrier.  Which worker sends does not matter; the lock is held for
+ * non-blocking system calls at most.
  */
 #include <errno.h>
 #include <event2/event.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/burst_lock.h"
 #include "base/log.h"
 #include "pkt/lend.h"
 #include "port/kinds.h"
@@ -195,25 +196,6 @@ static void stream_disarm(struct rxq *q)
 
 /* ---- send: workers, and control for the rest of a frame ----------------------------------------- */
 
-/* Held for a non-blocking system call at most. */
-static void lock(struct port_stream *s)
-{
-    while (__atomic_exchange_n(&s->lock, 1, __ATOMIC_ACQUIRE)) {
-        for (unsigned n = 0; read_once(&s->lock); n++) {
-            if (n < 1000) {
-                cpu_relax();
-            } else {
-                sched_yield(); /* its holder may have lost this very CPU */
-            }
-        }
-    }
-}
-
-static void unlock(struct port_stream *s)
-{
-    store_release(&s->lock, 0u);
-}
-
 /* Under the lock: 0 if there is no rest any more, or -errno. */
 static int send_rest(struct port_stream *s)
 {
@@ -221,10 +203,10 @@ static int send_rest(struct port_stream *s)
         ssize_t n = send(s->q.fd, s->rest + s->rest_at, s->rest_len - s->rest_at,
                          MSG_DONTWAIT | MSG_NOSIGNAL);
 
-        if (n < 0) {
+        if (n < 0 && errno != EINTR) {
             return -errno;
         }
-        s->rest_at += (uint32_t)n;
+        s->rest_at += (uint32_t)MAX(n, 0);
     }
     return 0;
 }
@@ -299,7 +281,7 @@ static void stream_send(struct sock_out *o)
     struct msghdr m = {.msg_iov = o->iov, .msg_iovlen = o->n_iov};
     bool part = false;
 
-    lock(s);
+    burst_lock(&s->lock, true);
     int rc = send_rest(s);
     ssize_t n = rc ? 0 : sendmsg(s->q.fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (rc || n < 0) {
@@ -307,7 +289,7 @@ static void stream_send(struct sock_out *o)
     } else {
         part = settle(s, o, (size_t)n);
     }
-    unlock(s);
+    burst_unlock(&s->lock, true);
     if (part) {
         s->port.env->post(s->port.env->ctx, &s->port);
     }
@@ -337,10 +319,10 @@ static void update_ready(struct port_stream *s)
 
 static bool has_rest(struct port_stream *s)
 {
-    lock(s);
-    bool more = send_rest(s) == -EAGAIN;
-    unlock(s);
-    return more;
+    burst_lock(&s->lock, true);
+    int rc = send_rest(s);
+    burst_unlock(&s->lock, true);
+    return rc == -EAGAIN || rc == -ENOBUFS || rc == -ENOMEM; /* anything else: rx finds the end */
 }
 
 static void on_writable(evutil_socket_t fd, short what, void *arg)

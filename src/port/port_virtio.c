@@ -47,7 +47,7 @@
 #include "vnet/features.h"
 
 #define STEP_MS      5000 /* an answer of the back-end */
-#define STOP_MS      250  /* the same when the port is removed: the control thread waits */
+#define STOP_MS      250  /* all answers to the stop: when the port is removed, control waits */
 #define BACK_OFF_MIN 50
 #define BACK_OFF_MAX 1000
 #define RING_DEFAULT 1024 /* 2 MiB of receive slots: thirty frames of 64 KiB */
@@ -172,6 +172,7 @@ static bool hand_over(struct virtio_link *l, bool up)
         pthread_cond_wait(&l->answered, &l->lock);
     }
     bool ok = l->wanted == l->is;
+    l->wanted = l->is; /* refused: a post that is still under way must not attach these rings */
     pthread_mutex_unlock(&l->lock);
     return ok;
 }
@@ -195,19 +196,24 @@ static void watch(struct virtio_link *l)
                          {.fd = l->cancel_fd, .events = POLLIN},
                          {.fd = l->hangup_fd, .events = POLLIN}};
     struct err e;
-    uint64_t n;
 
     while (poll(p, ARRAY_SIZE(p), -1) < 0 && errno == EINTR) {
     }
-    if (p[2].revents && read(l->hangup_fd, &n, sizeof(n)) > 0) {
-        return; /* was told of by who found it */
-    }
-    if (p[0].revents) {
+    if (p[0].revents && !p[2].revents) { /* a broken ring was told of by who found it */
         /* A message nobody asked for is as good a reason: there is none that we would understand. */
         err_set(&e, -EPIPE, "%s: the back-end %s", l->conf.path,
                 p[0].revents & (POLLRDHUP | POLLHUP | POLLERR) ? "closed the connection"
                                                                : "sent what was not asked for");
         note_error(l, &e);
+    }
+}
+
+/* What was found on the connection before says nothing about this one. */
+static void forget_hangup(struct virtio_link *l)
+{
+    uint64_t n;
+
+    while (read(l->hangup_fd, &n, sizeof(n)) > 0) {
     }
 }
 
@@ -226,6 +232,7 @@ static void *link_main(void *arg)
         struct err e = {0};
         bool up = !bring_up(l, &e);
 
+        forget_hangup(l);
         if (up && hand_over(l, true)) {
             log_info("port %s: connected to the back-end at %s", l->pv->port.name, l->conf.path);
             l->back_off = BACK_OFF_MIN;
@@ -238,9 +245,8 @@ static void *link_main(void *arg)
             l->back_off = MIN(2 * MAX(l->back_off, (unsigned)BACK_OFF_MIN / 2), (unsigned)BACK_OFF_MAX);
         }
         if (up) {
-            vu_fe_set_patience(l->fe, STOP_MS, 0); /* also when we are to end */
-            vu_fe_stop(l->fe, &e); /* if it is still there */
-            vu_fe_set_patience(l->fe, l->conf.timeout_ms, l->cancel_fd);
+            vu_fe_hurry(l->fe, STOP_MS); /* asked also when we are to end */
+            vu_fe_stop(l->fe, &e);       /* if it is still there */
         }
         vu_fe_close(l->fe);
     }

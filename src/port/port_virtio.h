@@ -45,7 +45,7 @@ struct virtio_pair {
     uint16_t *small, *large; /* free transmit chains, as stacks */
 } CACHE_ALIGNED;
 
-/* The pairs that frames are spread over; one of pairs_room, RCU. */
+/* The pairs that frames are spread over; out_room, RCU. */
 struct virtio_out {
     uint32_t n;
     struct virtio_pair *pair;

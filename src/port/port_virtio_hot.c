@@ -23,11 +23,9 @@ static struct port_virtio *virtio_of(struct port *p)
 }
 
 /* The back-end wrote nonsense into a ring: have the control thread hang up. */
-static COLD void look_broken(struct port *p, struct vu_fe_ring *r)
+static COLD void tell_broken(struct port *p)
 {
-    if (r->drv.broken) {
-        p->env->post(p->env->ctx, p);
-    }
+    p->env->post(p->env->ctx, p);
 }
 
 static ALWAYS_INLINE void publish(const enum ring_layout l, struct vu_fe_ring *r, struct wctx *w)
@@ -135,8 +133,8 @@ static ALWAYS_INLINE uint32_t rx(const enum ring_layout l, struct virtio_pair *v
         }
     }
     b->n_loans = n;
-    if (unlikely(!n)) {
-        look_broken(port, v->rx);
+    if (unlikely(v->rx->drv.broken)) {
+        tell_broken(port);
     }
     if (unlikely(read_once(&port->down))) {
         port_count_drop(port, w, DROP_LINK_DOWN, b->n);
@@ -294,8 +292,11 @@ static ALWAYS_INLINE void tx(const enum ring_layout l, struct port *port, struct
         }
     }
     publish(l, v->tx, w);
-    look_broken(port, v->tx);
+    bool broken = v->tx->drv.broken;
     burst_unlock(&v->lock, v->shared);
+    if (unlikely(broken)) {
+        tell_broken(port);
+    }
     write_once(&c->tx_frames, c->tx_frames + sum.frames);
     write_once(&c->tx_bytes, c->tx_bytes + sum.bytes);
     w->spent += sum.bytes;

@@ -51,7 +51,8 @@ struct vu_fe {
     int listen_fd, sock;
     struct vu_sock_file file; /* that listen_fd made */
     uint64_t features, protocol;
-    bool mem_sent; /* this connection knows the regions */
+    bool mem_sent;     /* this connection knows the regions */
+    uint64_t until_ms; /* vu_fe_hurry(); 0: no hurry */
 
     uint8_t *base;
     uint64_t total, ring_stride;
@@ -78,7 +79,8 @@ static bool fe_wait(const struct vu_fe *fe, int fd, short events, uint64_t end)
 {
     for (;;) {
         struct pollfd p[2] = {{.fd = fd, .events = events},
-                              {.fd = fe->conf.cancel_fd ? fe->conf.cancel_fd : -1, .events = POLLIN}};
+                              {.fd = fe->conf.cancel_fd && !fe->until_ms ? fe->conf.cancel_fd : -1,
+                               .events = POLLIN}};
         uint64_t now = now_ms();
         int n = poll(p, 2, now < end ? (int)(end - now) : 0);
 
@@ -92,7 +94,9 @@ static bool fe_wait(const struct vu_fe *fe, int fd, short events, uint64_t end)
 
 static uint64_t deadline(const struct vu_fe *fe)
 {
-    return now_ms() + fe->conf.timeout_ms;
+    uint64_t step = now_ms() + fe->conf.timeout_ms;
+
+    return fe->until_ms ? MIN(step, fe->until_ms) : step;
 }
 
 /* ---- messages ---- */
@@ -628,10 +632,9 @@ void vu_fe_forgo(struct vu_fe *fe, uint64_t features)
     fe->features &= ~features;
 }
 
-void vu_fe_set_patience(struct vu_fe *fe, unsigned timeout_ms, int cancel_fd)
+void vu_fe_hurry(struct vu_fe *fe, unsigned ms)
 {
-    fe->conf.timeout_ms = timeout_ms;
-    fe->conf.cancel_fd = cancel_fd;
+    fe->until_ms = now_ms() + ms;
 }
 
 void vu_fe_close(struct vu_fe *fe)
@@ -642,6 +645,7 @@ void vu_fe_close(struct vu_fe *fe)
     fe->sock = -1;
     fe->mem_sent = false;
     fe->protocol = 0;
+    fe->until_ms = 0;
 }
 
 bool vu_fe_connected(struct vu_fe *fe)

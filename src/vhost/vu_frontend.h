@@ -12,8 +12,8 @@
  *   vu_fe_close    hangs up                                      /
  *   vu_fe_destroy
  *
- * Blocking, each step bounded by conf.timeout_ms and ended at once by conf.cancel_fd.  Distrusts the back-end: replies are checked for
- * request, flags and size; ring contents are checked in ring_drv.h.
+ * Blocking, each step bounded by conf.timeout_ms and ended at once by conf.cancel_fd.  Distrusts the
+ * back-end: replies are checked for request, flags and size; ring contents are checked in ring_drv.h.
  *
  * Threads: one user at a time.
  * Source: the vhost-user text of QEMU ("Message types", "Starting and stopping rings").
@@ -67,8 +67,8 @@ void vu_fe_destroy(struct vu_fe *fe);
 int vu_fe_connect(struct vu_fe *fe, struct err *e);
 /* After vu_fe_connect: do without these features. */
 void vu_fe_forgo(struct vu_fe *fe, uint64_t features);
-/* conf.timeout_ms and conf.cancel_fd are others from now on. */
-void vu_fe_set_patience(struct vu_fe *fe, unsigned timeout_ms, int cancel_fd);
+/* Until vu_fe_close() all steps together may take so long, and conf.cancel_fd is not looked at. */
+void vu_fe_hurry(struct vu_fe *fe, unsigned ms);
 /*
  * All rings run and are enabled afterwards.  resume = false: fresh (index 0, nothing posted).
  * resume = true: they go on where they were, posted chains stay posted: after vu_fe_stop(), after

@@ -74,26 +74,23 @@ static int open_own(const char *path, bool *fresh)
 static struct vu_inflight_file *map_own(struct vu_dev *d)
 {
     struct vu_inflight *s = &d->inflight;
+    struct err e = {0};
     bool fresh;
 
     if (s->own || s->own_failed || !d->conf.state_path) {
         return s->own;
     }
-    int fd = open_own(d->conf.state_path, &fresh), rc = fd < 0 ? -fd : 0;
-    void *p = fd < 0 ? MAP_FAILED
-                     : mmap(NULL, sizeof(*s->own), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (fd >= 0) {
-        rc = p == MAP_FAILED ? errno : 0;
-        close(fd);
-    }
+    struct gmem_region_desc g = {.size = sizeof(*s->own), .fd = open_own(d->conf.state_path, &fresh)};
+    int rc = g.fd < 0 ? err_set(&e, g.fd, "%s: %s", d->conf.state_path, strerror(-g.fd))
+                      : gmem_create(&s->own_map, &g, 1, GMEM_FS_ANY, d->conf.state_path, &d->owner, &e);
     if (rc) {
         s->own_failed = true;
-        log_warn("%s: cannot make %s: %s; after a crash of the switch packed rings may need a reset "
-                 "of the guest",
-                 d->name, d->conf.state_path, strerror(rc));
+        log_warn("%s: positions of packed rings are not kept: %s; after a crash of the switch they may "
+                 "need a reset of the guest",
+                 d->name, e.text);
         return NULL;
     }
-    s->own = p;
+    s->own = gmem_gpa_range(s->own_map, (gpa_t){0}, sizeof(*s->own));
     if (fresh) {
         memcpy(s->own->magic, FILE_MAGIC, sizeof(FILE_MAGIC));
     }
@@ -382,10 +379,9 @@ void vu_inflight_disconnect(struct vu_dev *d)
 
 void vu_inflight_end(struct vu_dev *d)
 {
-    if (d->inflight.own) {
-        munmap(d->inflight.own, sizeof(*d->inflight.own));
-        d->inflight.own = NULL;
-    }
+    gmem_free(d->inflight.own_map);
+    d->inflight.own_map = NULL;
+    d->inflight.own = NULL;
     if (d->conf.state_path) {
         unlink(d->conf.state_path);
     }

@@ -61,7 +61,9 @@ struct vu_inflight_file;
 struct vu_inflight {
     struct gmem *region; /* of SET_INFLIGHT_FD, NULL: none */
     uint16_t n_queues, queue_size;
-    struct vu_inflight_file *own; /* mapped for the life of the device once a ring ran */
+    struct gmem *own_map; /* our own file, for the life of the device once a ring ran: whoever may
+                           * write in RUNDIR can cut it, so the SIGBUS handler has to know it */
+    struct vu_inflight_file *own; /* the same; NULL: none */
     bool own_failed;              /* and that was told */
 };
 

@@ -4,8 +4,11 @@ them, and driving a back-end in Python that lies.
 
     a -- near bridge -- x  <== vhost-user ==  up -- far bridge -- b
 """
+import contextlib
 import os
 import struct
+import threading
+import time
 
 import pytest
 
@@ -291,6 +294,30 @@ def test_silent_back_end_stalls_nobody(lab, far, back):
     far.names.remove(up)
     with pytest.raises(vu.Closed):
         back.read()
+
+
+def test_slow_stop_is_cut_short(lab, far, back):
+    """A back-end that answers each question of the stop late does not hold the control thread for the
+    sum of it: all answers together have the time of one."""
+    back.protocol = vu.MQ
+    back.features = FEATURES | vu.NET_MQ
+    up = driven(far, back, queues='16')
+    asked = []
+
+    def dawdle():
+        with contextlib.suppress(vu.Closed, OSError):
+            while True:
+                m = back.read()
+                asked.append(m[0])
+                time.sleep(0.1)
+                back.answer(*m)
+
+    slow = threading.Thread(target=dawdle)
+    slow.start()
+    lab.rpc('port.del', name=up)
+    far.names.remove(up)
+    slow.join()
+    assert 1 <= asked.count(vu.GET_VRING_BASE) < 8, asked
 
 
 def test_without_mergeable_buffers(far, back):

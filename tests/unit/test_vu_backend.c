@@ -1305,6 +1305,29 @@ static void own_file(void **state)
     assert_log("start 0 @32771;");
 }
 
+/* Cut while the ring runs: what would be kept is lost, and the ring goes on. */
+static void own_file_is_truncated(void **state)
+{
+    char path[128];
+    struct err e;
+
+    assert_int_equal(gmem_init(&e), 0);
+    close(F.s);
+    F.s = -1;
+    vu_dev_destroy(F.dev);
+    F.dev = NULL;
+    next_process(NULL, 0);
+    packed_ring(0x80008000, 0);
+    snprintf(path, sizeof(path), "%s/p1.rings", F.dir);
+    assert_int_equal(truncate(path, 0), 0);
+    uint32_t seq = gmem_fault_seq();
+    *F.own.conf[0].resume = WORD(7, 5);
+    assert_int_not_equal(gmem_fault_seq(), seq);
+    assert_int_equal(get_packed_base(0), 0x80008000); /* as dev_stop says in this test */
+    packed_ring(0x80008000, 0);
+    assert_true(F.own.on[0]);
+}
+
 /* What is no file of ours, or was cut, or has a later format, is replaced. */
 static void own_file_of_others(void **state)
 {
@@ -2757,6 +2780,7 @@ int main(void)
         T(inflight_lies),
         T(inflight_region_lies),
         T(own_file),
+        T(own_file_is_truncated),
         T(own_file_of_others),
         T(features_that_are_gone),
         T(log_while_rings_run),
