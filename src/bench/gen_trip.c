@@ -195,15 +195,14 @@ static void sleeper_ask(struct sleeper *s, uint64_t n)
 static void sleeper_sample(struct sleeper *s, unsigned idle_ms, struct trip *t)
 {
     const double ms = ticks_per_ns() * 1e6;
-    uint64_t t0 = ticks(), now = t0;
+    uint64_t t0 = ticks();
 
     while (ticks() - t0 < (uint64_t)(idle_ms * ms) && !gen_interrupted) {
         cpu_relax();
     }
     t0 = ticks();
     sleeper_ask(s, ++t->sent);
-    while (load_acquire(&s->answered) != t->sent && now - t0 < (uint64_t)(1000 * ms)) {
-        now = ticks();
+    while (load_acquire(&s->answered) != t->sent && ticks() - t0 < (uint64_t)(1000 * ms)) {
     }
     t->ns[t->n++] = (uint32_t)MIN((double)(ticks() - t0) / ticks_per_ns(), 4e9);
 }
