@@ -73,12 +73,16 @@ static ALWAYS_INLINE struct mac_found bucket_find(const struct mac_bucket *b, ui
     for (unsigned tries = 0; tries < READ_RETRIES; tries++) {
         uint32_t seq = load_acquire(&b->seq); /* MT1 */
         struct mac_found f = {MACTAB_MISS, 0};
+        uint32_t hit = 0;
 
+        /* All slots, without a branch: which one it is cannot be predicted. */
         for (unsigned i = 0; i < BUCKET_SLOTS; i++) {
-            if (read_once(&b->key[i]) == key) {
-                f = (struct mac_found){read_once(&b->port[i]), read_once(&b->seen[i])};
-                break;
-            }
+            hit |= (uint32_t)(read_once(&b->key[i]) == key) << i;
+        }
+        if (likely(hit)) {
+            unsigned i = (unsigned)__builtin_ctz(hit);
+
+            f = (struct mac_found){read_once(&b->port[i]), read_once(&b->seen[i])};
         }
         __atomic_thread_fence(__ATOMIC_ACQUIRE); /* MT2 */
         if (likely(read_once(&b->seq) == seq && !(seq & 1))) {
