@@ -209,10 +209,14 @@ void split_walk_chain(const struct ring *r, const struct gmem *mem, struct ring_
     chain_done(b, c, split_walk(&w, r, mem, c->seg));
 }
 
-/* In a packed ring the entries of a table follow each other, and of their flags only WRITE counts. */
+/*
+ * In a packed ring the entries of a table follow each other, and of their flags only WRITE counts. What is
+ * only read does not look at that one either: DPDK's driver leaves it on the entry of the header.
+ */
 static enum ring_fault packed_walk_indirect(struct walk *w, const struct gmem *mem, uint64_t addr,
                                             uint32_t bytes)
 {
+    const uint16_t looked_at = w->write ? VRING_DESC_F_WRITE : 0;
     struct table t;
     enum ring_fault f = table_open(&t, mem, addr, bytes);
 
@@ -221,7 +225,8 @@ static enum ring_fault packed_walk_indirect(struct walk *w, const struct gmem *m
 
         f = table_read(&t, i, &d);
         if (!f) {
-            f = add_seg(w, &(struct ring_seg){.addr = d.addr, .len = d.len, .flags = d.flags});
+            f = add_seg(w, &(struct ring_seg){
+                               .addr = d.addr, .len = d.len, .flags = d.flags & looked_at});
         }
     }
     return f;

@@ -2,5 +2,6 @@
 import os
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'vm'))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, '..', folder) for folder in ('py', 'vm')]  # both have a test_offload
 from table import pytest_configure, record_column  # noqa: E402, F401

@@ -5,6 +5,7 @@ import os
 import re
 import select
 import shutil
+import struct
 import subprocess
 import tempfile
 import time
@@ -12,7 +13,13 @@ import time
 import lab
 import pytest
 from lab import vm
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
 
+import test_offload as off  # of tests/py: frames with offloads, and what they are to become
+import vu_front
+
+FRONT = '02:00:00:00:00:0c'
 MAC = ['02:00:00:00:00:0a', '02:00:00:00:00:0b']
 
 pytestmark = pytest.mark.skipif(not shutil.which('dpdk-testpmd'), reason='dpdk-dev is not installed')
@@ -196,6 +203,52 @@ def test_queue_pairs(things, rings):
                   f'each ring of {port} carries frames: {lab.frames_per_ring(sw, port)}')
         assert sorted(lab.frames_per_ring(sw, port)) == [0, 1, 2, 3]
         assert 'VIRTIO_NET_F_MQ' in sw.port(port)['state']['features']
+
+
+def right_sums(frame):
+    pkt = Ether(frame)
+    for layer in pkt[IP], pkt[TCP]:
+        del layer.chksum
+    return bytes(pkt) == frame
+
+
+@pytest.mark.parametrize('rings', ['packed_vq=0', 'packed_vq=1'])
+@pytest.mark.column('TSO both ways')
+def test_offloads(things, rings):
+    """A large frame, its checksum open, goes to testpmd whole, and testpmd sends it back to be cut to
+    another size: whole to who takes that, else in segments."""
+    kind, data, size = off.KINDS['tso4'], off.body(10000), 1000
+    sw = make(things, lab.Switch('p0', 'p1')).start()
+    pmd = make(things, Testpmd([sw.sock('p0')], 'csum', f',{rings},mrg_rxbuf=1', arguments=[
+        '--port-topology=loop', f'--eth-peer=0,{FRONT}',
+        '--rx-offloads=0x201c']))  # UDP_CKSUM, TCP_CKSUM, TCP_LRO, SCATTER
+    pmd.prompt()
+    for command in 'port stop 0', 'csum set tcp hw 0', f'tso set {size} 0', 'port start 0', 'start':
+        pmd.do(command)
+    wanted = {f'VIRTIO_NET_F_{f}' for f in ('CSUM', 'GUEST_CSUM', 'HOST_TSO4', 'GUEST_TSO4')}
+    lab.until(lambda: wanted <= set(sw.port('p0')['state']['features']), 'it negotiated anew')
+    sw.wait_ready('p0')
+    features = off.CSUM | off.HOST_TSO4 | off.GUEST_CSUM | off.GUEST_TSO4
+    nic = make(things, vu_front.Nic(sw.sock('p1'), features=vu_front.Nic.FEATURES | features,
+                                    rx_size=16384, bufs=64, mac=FRONT))
+    nic.any_header = True
+    pkt = kind.packet(data)
+    pkt[Ether].src, pkt[Ether].dst = FRONT, MAC[0]
+    wire = kind.partial(Ether(bytes(pkt)))
+    headers = len(wire) - len(data)
+
+    nic.transmit(wire, header=kind.header(pkt, 1448))
+    frame, = nic.wait_frames(1)
+    flags, gso, _, gso_size, start, field = struct.unpack_from('<BBHHHH', nic.headers.pop())
+    assert (flags, gso, gso_size, start, field) == (1, 1, size, 34, 16)
+    assert frame[:12] == wire[6:12] + wire[:6] and frame[headers:] == data
+    assert sw.port('p0')['tx']['frames'] == sw.port('p0')['rx']['frames'] == 1, 'it was whole both ways'
+
+    sw.do('port', 'set', 'p1', 'rx-offload=none')
+    nic.transmit(wire, header=kind.header(pkt, 1448))
+    frames = nic.wait_frames(10)
+    assert [len(f) for f in frames] == [headers + size] * 10 and all(map(right_sums, frames))
+    assert b''.join(f[headers:] for f in frames) == data
 
 
 @pytest.mark.column('ARP and echo with the host')
