@@ -212,11 +212,7 @@ def test_qemu_killed(site, row, kind):
     site.send(far, g)
 
 
-# Only split rings here so far: what survives with packed ones has tests of its own.
-SURVIVORS = [k for k in KINDS if k.layout == 'split']
-
-
-@pytest.mark.parametrize('kind', SURVIVORS, ids=lambda k: '-'.join(map(str, k)))
+@EACH
 @column('switch killed')
 def test_switch_killed(site, row, kind):
     """The guest goes on where it was, together with the others."""
@@ -224,8 +220,8 @@ def test_switch_killed(site, row, kind):
     for _ in range(lab.rounds(1, 5)):
         site.switch.kill()
         site.switch.start()
-        site.switch.wait_ready(*(site.get(k).name for k in SURVIVORS))
-        for far in (site.get(k) for k in SURVIVORS if k != kind):
+        site.switch.wait_ready(*(site.get(k).name for k in KINDS))
+        for far in (site.get(k) for k in KINDS if k != kind):
             site.both_ping(g, far)
             site.send(g, far)
 
