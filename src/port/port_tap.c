@@ -3,10 +3,12 @@
  * Kind "tap".  Theory of operation
  *
  *     host's IP stack                        this process
- *     +-----------+   transmit queue   +-----------------------+
+ *     +-----------+  transmit queue 0  +-----------------------+
  *     | tap0      | -----------------> | readv  -> rx (a loan) |
  *     | (netns A) | <----------------- | writev <- tx          |
- *     +-----------+   netif_receive    +-----------------------+
+ *     |           |   netif_receive    +-----------------------+
+ *     |           |  transmit queue 1  +-----------------------+
+ *     |           | -----------------> | the same              |
  *
  * The one copy.  A read moves a frame from the kernel into memory that this port owns: the first
  * PKT_SNAP bytes go straight into the batch's snapshot, the rest into a private buffer, which is
@@ -18,16 +20,21 @@
  * port that owns the memory; pkt_touch() reads it once from here, which does raise it (see
  * mem/gmem.h), and the owner finds out at its next burst.
  *
- * Offloads.  The device has a virtio-net header of 12 bytes.  What the kernel may send in it is asked
- * for with TUNSETOFFLOAD (offload=) and checked like a guest's word; the kernel takes from us whatever
- * it knows of (set_offload()), and gets the rest in segments (pkt/segment.h).
+ * Offloads.  The device has a virtio-net header of 12 bytes.  What the kernel may send in it is
+ * asked for with TUNSETOFFLOAD (offload=) and checked like a guest's word; the kernel takes from us
+ * whatever it knows of (set_offload()), and gets the rest in segments (pkt/segment.h).
  *
  * Polling.  A read costs a system call also when there is nothing, so the queue is event-driven:
  * the worker polls it only while q->ready, which rx clears when the kernel says EAGAIN.  The fd is
  * watched edge-triggered; a frame that arrives after that EAGAIN is a new edge.
  *
- * Threads.  The kernel serialises writers of one TAP queue, so tx takes no lock: header and
- * snapshot are the worker's own, the iovec array is its tx_scratch.
+ * Queues.  Each is a file descriptor of its own, and an rxq that the switch places on a worker.
+ * What is sent to the host is spread by the flow hash, the same for both directions.  The kernel
+ * remembers on which queue a flow was written last and sends its answers there (tun_automq), so a
+ * flow keeps its queue, and with it its worker, both ways.
+ *
+ * Threads.  The kernel takes writes to one queue from several threads at once, so tx takes no lock:
+ * header and snapshot are the worker's own, the iovec array is its tx_scratch.
  *
  * Network namespaces.  A TAP device is created in the namespace of the thread that opens
  * /dev/net/tun, and so is every socket.  tap_open() runs in a short-lived thread that joins the
@@ -43,11 +50,13 @@
 #include <event2/event.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/ethtool.h>
 #include <linux/if.h>
 #include <linux/if_arp.h>
 #include <linux/if_tun.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
+#include <linux/sockios.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -62,6 +71,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "pkt/flowhash.h"
 #include "pkt/iov.h"
 #include "port/kinds.h"
 
@@ -71,6 +81,7 @@
 #define TAP_BUF        65536 /* per frame, what does not fit in the snapshot; pages come on demand */
 #define SYSCALL_COST   4096  /* a write takes as long as copying so many bytes */
 #define TAP_IOV_MAX    1024  /* of one system call, as in the kernel */
+#define TAP_MAX_QUEUES 16
 static_assert(TAP_BUF + PKT_SNAP >= PKT_MAX_LEN + VNET_HDR_LEN, "any frame fits");
 #ifndef TUN_F_USO4 /* since Linux 6.2 */
 #define TUN_F_USO4 0x20
@@ -85,12 +96,17 @@ struct tap_scratch {
 };
 static_assert(sizeof(struct tap_scratch) <= WCTX_SCRATCH, "see port.h");
 
-struct port_tap {
-    struct port port; /* first: a struct port * is a struct port_tap * */
-    struct rxq q;     /* q.fd is the TAP queue */
-    uint8_t *buf;     /* PKT_BURST buffers of TAP_BUF bytes */
+struct tap_queue {
+    struct rxq q; /* q.fd is the TAP queue */
+    uint8_t *buf; /* PKT_BURST buffers of TAP_BUF bytes */
     bool attached;
-    bool created; /* by us: the device goes away when q.fd is closed */
+} CACHE_ALIGNED;
+
+struct port_tap {
+    struct port port;        /* first: a struct port * is a struct port_tap * */
+    struct tap_queue *queue; /* [n_queues] */
+    unsigned n_queues;
+    bool created; /* by us: the device goes away when its last queue is closed */
     bool up;
     uint16_t sends; /* offloads that the kernel may use (pkt/offload.h) */
     uint16_t takes; /* those that it takes */
@@ -110,11 +126,11 @@ static struct port_tap *tap_of(struct port *p)
 /* ---- worker: receive ---------------------------------------------------------------------- */
 
 /* One frame into packet b->n. Its length without the header, or -errno. */
-static ssize_t read_frame(struct port_tap *t, struct batch *b)
+static ssize_t read_frame(const struct tap_queue *tq, struct batch *b)
 {
-    uint8_t *snap = batch_snap(b, b->n), *rest = t->buf + (size_t)b->n * TAP_BUF;
+    uint8_t *snap = batch_snap(b, b->n), *rest = tq->buf + (size_t)b->n * TAP_BUF;
     struct iovec iov[2] = {{snap, PKT_SNAP}, {rest, TAP_BUF}};
-    ssize_t n = readv(t->q.fd, iov, 2);
+    ssize_t n = readv(tq->q.fd, iov, 2);
 
     if (n < 0) {
         return -errno;
@@ -148,14 +164,15 @@ static int check_frame(const struct port_tap *t, struct pkt *k)
 
 static uint32_t tap_rx(struct rxq *q, struct batch *b, struct wctx *w)
 {
-    struct port_tap *t = container_of(q, struct port_tap, q);
+    const struct tap_queue *tq = container_of(q, struct tap_queue, q);
+    struct port_tap *t = tap_of(q->port);
     struct port_counters *c = &t->port.counters[w->id];
     uint64_t bytes = 0;
 
     b->n = b->n_spans = 0;
     b->n_loans = 0;
     for (unsigned tries = 0; tries < PKT_BURST && bytes <= PKT_BATCH_BYTES; tries++) {
-        ssize_t len = read_frame(t, b);
+        ssize_t len = read_frame(tq, b);
 
         if (len == -EINTR) {
             continue;
@@ -285,18 +302,15 @@ static enum drop drop_of(int rc)
     }
 }
 
-static void tap_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32_t n, struct wctx *w)
+static void tx_queue(struct port_tap *t, int fd, const struct batch *b, const uint8_t *idx,
+                     uint32_t n, struct wctx *w)
 {
-    struct port_tap *t = tap_of(p);
+    struct port *p = &t->port;
     struct tap_scratch *scratch = w->tx_scratch;
     struct port_counters *c = &p->counters[w->id];
     uint32_t max_len = read_once(&p->max_len);
     struct tap_sum sum = {0};
 
-    if (unlikely(read_once(&p->down))) {
-        port_count_drop(p, w, DROP_LINK_DOWN, n);
-        return;
-    }
     for (uint32_t i = 0; i < n; i++) {
         const struct pkt *k = &b->pkt[idx[i]];
 
@@ -305,8 +319,8 @@ static void tap_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32_t
             continue;
         }
         bool whole = !(k->offload & ~t->takes);
-        int rc = whole ? write_frame(t->q.fd, k, scratch->iov)
-                       : write_segments(t->q.fd, t->takes, k, scratch, &sum);
+        int rc = whole ? write_frame(fd, k, scratch->iov)
+                       : write_segments(fd, t->takes, k, scratch, &sum);
         if (unlikely(rc)) {
             if (rc == -EFAULT) {
                 pkt_touch(k);
@@ -322,6 +336,40 @@ static void tap_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32_t
     w->spent += sum.bytes + sum.frames * SYSCALL_COST;
 }
 
+/* A flow keeps its queue. */
+static NOINLINE void tx_spread(struct port_tap *t, struct batch *b, const uint8_t *idx, uint32_t n,
+                               struct wctx *w)
+{
+    uint8_t list[PKT_BURST];
+
+    flow_hash_batch(b);
+    for (unsigned at = 0; at < t->n_queues; at++) {
+        uint32_t k = 0;
+
+        for (uint32_t i = 0; i < n; i++) {
+            if ((uint64_t)b->hash[idx[i]] * t->n_queues >> 32 == at) {
+                list[k++] = idx[i];
+            }
+        }
+        if (k) {
+            tx_queue(t, t->queue[at].q.fd, b, list, k, w);
+        }
+    }
+}
+
+static void tap_tx(struct port *p, struct batch *b, const uint8_t *idx, uint32_t n, struct wctx *w)
+{
+    struct port_tap *t = tap_of(p);
+
+    if (unlikely(read_once(&p->down))) {
+        port_count_drop(p, w, DROP_LINK_DOWN, n);
+    } else if (t->n_queues == 1) {
+        tx_queue(t, t->queue[0].q.fd, b, idx, n, w);
+    } else {
+        tx_spread(t, b, idx, n, w);
+    }
+}
+
 /* ---- control: link state ------------------------------------------------------------------ */
 
 static void tap_ifreq(const struct port_tap *t, struct ifreq *ifr)
@@ -334,7 +382,7 @@ static bool tap_exists(const struct port_tap *t)
 {
     struct ifreq ifr = {0};
 
-    return ioctl(t->q.fd, TUNGETIFF, &ifr) == 0;
+    return ioctl(t->queue[0].q.fd, TUNGETIFF, &ifr) == 0;
 }
 
 /* What the kernel says now: t->up, t->mtu, port.max_len. */
@@ -392,12 +440,25 @@ static void on_link_event(evutil_socket_t fd, short what, void *arg)
 struct tap_open {
     const char *port, *ifname, *netns;
     int netns_fd; /* -1: stay */
-    int tun_fd, ctl_fd, nl_fd;
+    int tun_fd[TAP_MAX_QUEUES];
+    unsigned n_queues;
+    int ctl_fd, nl_fd;
     uint16_t sends, takes; /* offloads; sends is the wish on entry */
     bool existed;
     int rc;
     struct err *e;
 };
+
+/* Or a device of another kind, which has the name. */
+static bool is_tap(const struct tap_open *o)
+{
+    struct ethtool_drvinfo info = {.cmd = ETHTOOL_GDRVINFO};
+    struct ifreq ifr = {.ifr_data = (void *)&info};
+
+    snprintf(ifr.ifr_name, IFNAMSIZ, "%s", o->ifname);
+    return ioctl(o->ctl_fd, SIOCETHTOOL, &ifr) == 0 && !strcmp(info.driver, "tun") &&
+           !strcmp(info.bus_info, "tap");
+}
 
 static int refuse_attach(struct tap_open *o, int code)
 {
@@ -424,6 +485,13 @@ static int refuse_attach(struct tap_open *o, int code)
                        "another device with dev=",
                        o->port, o->ifname, where);
     }
+    if (code == EINVAL && o->existed && is_tap(o)) {
+        return err_set(
+            o->e, -code,
+            "port %s: tap device %s%s was made without multi_queue; leave out queues=, or as root: "
+            "ip tuntap del dev %s mode tap && ip tuntap add dev %s mode tap user %u multi_queue",
+            o->port, o->ifname, where, o->ifname, o->ifname, (unsigned)geteuid());
+    }
     if (code == EINVAL && o->existed) {
         return err_set(
             o->e, -code,
@@ -435,20 +503,20 @@ static int refuse_attach(struct tap_open *o, int code)
                    where, strerror(code));
 }
 
-/* An existing device may be multi-queue; then a queue must be asked for with that flag. */
-static int attach_queue(struct tap_open *o)
+/* An existing device may be multi-queue; then also one queue must be asked for with that flag. */
+static int attach_queue(struct tap_open *o, int fd)
 {
     struct ifreq ifr = {0};
     const short flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
 
     snprintf(ifr.ifr_name, IFNAMSIZ, "%s", o->ifname);
-    ifr.ifr_flags = flags;
-    if (ioctl(o->tun_fd, TUNSETIFF, &ifr) == 0) {
+    ifr.ifr_flags = o->n_queues > 1 ? flags | IFF_MULTI_QUEUE : flags;
+    if (ioctl(fd, TUNSETIFF, &ifr) == 0) {
         return 0;
     }
     int code = errno;
     ifr.ifr_flags = flags | IFF_MULTI_QUEUE;
-    if (code == EINVAL && o->existed && ioctl(o->tun_fd, TUNSETIFF, &ifr) == 0) {
+    if (code == EINVAL && o->n_queues == 1 && o->existed && ioctl(fd, TUNSETIFF, &ifr) == 0) {
         return 0;
     }
     return refuse_attach(o, code);
@@ -469,30 +537,38 @@ static unsigned long tun_offloads(uint16_t mask)
 static int set_offload(struct tap_open *o)
 {
     o->takes = OFFLOAD_ALL;
-    if (ioctl(o->tun_fd, TUNSETOFFLOAD, tun_offloads(OFFLOAD_CSUM | OFFLOAD_USO))) {
+    if (ioctl(o->tun_fd[0], TUNSETOFFLOAD, tun_offloads(OFFLOAD_CSUM | OFFLOAD_USO))) {
         o->takes &= (uint16_t)~OFFLOAD_USO;
         o->sends &= (uint16_t)~OFFLOAD_USO;
     }
-    return ioctl(o->tun_fd, TUNSETOFFLOAD, tun_offloads(o->sends));
+    return ioctl(o->tun_fd[0], TUNSETOFFLOAD, tun_offloads(o->sends));
 }
 
-static int open_tun(struct tap_open *o)
+static int open_queue(struct tap_open *o, int *fd)
 {
-    int hdr = VNET_HDR_LEN;
-
-    o->tun_fd = open(TUN_PATH, O_RDWR | O_NONBLOCK | O_CLOEXEC);
-    if (o->tun_fd < 0) {
+    *fd = open(TUN_PATH, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    if (*fd < 0) {
         int code = errno;
         return err_set(
             o->e, -code, "port %s: cannot open " TUN_PATH ": %s; %s", o->port, strerror(code),
             code == EACCES || code == EPERM ? "give this user read and write access to it"
                                             : "load it with: modprobe tun");
     }
-    int rc = attach_queue(o);
+    return attach_queue(o, *fd);
+}
+
+static int open_tun(struct tap_open *o)
+{
+    int hdr = VNET_HDR_LEN, rc = 0;
+
+    for (unsigned i = 0; i < o->n_queues && !rc; i++) {
+        rc = open_queue(o, &o->tun_fd[i]);
+    }
     if (rc) {
         return rc;
     }
-    if (ioctl(o->tun_fd, TUNSETVNETHDRSZ, &hdr) || set_offload(o)) {
+    /* Both are the device's, not a queue's. */
+    if (ioctl(o->tun_fd[0], TUNSETVNETHDRSZ, &hdr) || set_offload(o)) {
         int code = errno;
         return err_set(o->e, -code,
                        "port %s: tap device %s: cannot set up the virtio-net header: %s", o->port,
@@ -687,7 +763,7 @@ static int set_carrier(struct port_tap *t, bool on, struct err *e)
 {
     int carrier = on;
 
-    if (ioctl(t->q.fd, TUNSETCARRIER, &carrier)) {
+    if (ioctl(t->queue[0].q.fd, TUNSETCARRIER, &carrier)) {
         int code = errno;
         return err_set(e, -code, "port %s: cannot set the carrier of tap device %s: %s",
                        t->port.name, t->ifname, strerror(code));
@@ -719,26 +795,35 @@ static int tap_set(struct port *p, const char *key, const char *value, struct er
 
 /* ---- control: life ------------------------------------------------------------------------ */
 
+static void close_fd(int fd)
+{
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
 static void tap_destroy(struct port *p)
 {
     struct port_tap *t = tap_of(p);
 
-    if (t->attached) {
-        p->env->detach(p->env->ctx, &t->q);
+    for (unsigned i = 0; i < t->n_queues; i++) {
+        struct tap_queue *tq = &t->queue[i];
+
+        if (tq->attached) {
+            p->env->detach(p->env->ctx, &tq->q);
+        }
+        if (tq->buf) {
+            munmap(tq->buf, (size_t)PKT_BURST * TAP_BUF);
+        }
+        close_fd(tq->q.fd);
     }
     if (t->nl_ev) {
         event_free(t->nl_ev);
     }
-    int *const fds[] = {&t->q.fd, &t->ctl_fd, &t->nl_fd};
-    for (unsigned i = 0; i < ARRAY_SIZE(fds); i++) {
-        if (*fds[i] >= 0) {
-            close(*fds[i]);
-        }
-    }
-    if (t->buf) {
-        munmap(t->buf, (size_t)PKT_BURST * TAP_BUF);
-    }
+    close_fd(t->ctl_fd);
+    close_fd(t->nl_fd);
     port_fini(p);
+    free(t->queue);
     free(t);
 }
 
@@ -749,17 +834,22 @@ static int tap_bind(struct port_tap *t, const struct port_conf *c, struct err *e
                          .ifname = device_name(c),
                          .netns = port_conf_get(c, "netns"),
                          .sends = port_conf_offload(c, "offload", OFFLOAD_DEFAULT) & ~OFFLOAD_UFO,
+                         .n_queues = t->n_queues,
                          .e = e,
                          .netns_fd = -1,
-                         .tun_fd = -1,
                          .ctl_fd = -1,
                          .nl_fd = -1};
     struct ifreq ifr;
     unsigned want = (unsigned)port_conf_number(c, "mtu", 0);
     const char *mac = port_conf_get(c, "mac");
-    int rc = tap_open(&o);
 
-    t->q.fd = o.tun_fd; /* also on failure: destroy closes what is open */
+    for (unsigned i = 0; i < TAP_MAX_QUEUES; i++) {
+        o.tun_fd[i] = -1;
+    }
+    int rc = tap_open(&o);
+    for (unsigned i = 0; i < t->n_queues; i++) {
+        t->queue[i].q.fd = o.tun_fd[i]; /* also on failure: destroy closes what is open */
+    }
     t->ctl_fd = o.ctl_fd;
     t->nl_fd = o.nl_fd;
     if (rc) {
@@ -782,24 +872,52 @@ static int tap_bind(struct port_tap *t, const struct port_conf *c, struct err *e
     return !rc && t->port.down ? set_carrier(t, false, e) : rc;
 }
 
+static int start_queue(struct port_tap *t, unsigned at, struct err *e)
+{
+    struct port *p = &t->port;
+    struct tap_queue *tq = &t->queue[at];
+
+    tq->buf = mmap(NULL, (size_t)PKT_BURST * TAP_BUF, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (tq->buf == MAP_FAILED) {
+        tq->buf = NULL;
+        return err_set(e, -ENOMEM, "port %s: out of memory", p->name);
+    }
+    tq->q = (struct rxq){
+        .port = p, .queue = (uint16_t)at, .fd = tq->q.fd, .event_driven = true, .ready = true};
+    int rc = p->env->attach(p->env->ctx, &tq->q, e);
+    tq->attached = !rc;
+    return rc;
+}
+
 static int tap_start(struct port_tap *t, struct err *e)
 {
     struct port *p = &t->port;
+    int rc = 0;
 
-    t->buf = mmap(NULL, (size_t)PKT_BURST * TAP_BUF, PROT_READ | PROT_WRITE,
-                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (t->buf == MAP_FAILED) {
-        t->buf = NULL;
-        return err_set(e, -ENOMEM, "port %s: out of memory", p->name);
-    }
     t->nl_ev = event_new(p->env->evbase, t->nl_fd, EV_READ | EV_PERSIST, on_link_event, t);
     if (!t->nl_ev || event_add(t->nl_ev, NULL)) {
         return err_set(e, -ENOMEM, "port %s: out of memory", p->name);
     }
-    t->q = (struct rxq){.port = p, .fd = t->q.fd, .event_driven = true, .ready = true};
-    int rc = p->env->attach(p->env->ctx, &t->q, e);
-    t->attached = !rc;
+    for (unsigned i = 0; i < t->n_queues && !rc; i++) {
+        rc = start_queue(t, i, e);
+    }
     return rc;
+}
+
+/* Without a descriptor yet. */
+static int make_queues(struct port_tap *t, unsigned n, struct err *e)
+{
+    t->queue = aligned_alloc(CACHE_LINE, n * sizeof(*t->queue));
+    if (!t->queue) {
+        return err_set(e, -ENOMEM, "port %s: out of memory", t->port.name);
+    }
+    memset(t->queue, 0, n * sizeof(*t->queue));
+    t->n_queues = n;
+    for (unsigned i = 0; i < n; i++) {
+        t->queue[i].q.fd = -1;
+    }
+    return 0;
 }
 
 static int tap_create(struct port **out, const struct port_conf *c, const struct port_env *env,
@@ -810,13 +928,14 @@ static int tap_create(struct port **out, const struct port_conf *c, const struct
     if (!t) {
         return err_set(e, -ENOMEM, "port %s: out of memory", c->name);
     }
-    t->q.fd = t->ctl_fd = t->nl_fd = -1;
+    t->ctl_fd = t->nl_fd = -1;
     int rc = port_init(&t->port, &port_tap_ops, c, env, e);
     if (rc) {
         free(t);
         return rc;
     }
-    rc = tap_bind(t, c, e);
+    rc = make_queues(t, (unsigned)port_conf_number(c, "queues", 1), e);
+    rc = rc ? rc : tap_bind(t, c, e);
     rc = rc ? rc : tap_start(t, e);
     if (rc) {
         tap_destroy(&t->port);
@@ -842,18 +961,23 @@ static void tap_show(const struct port *p, json_t *o)
     json_object_set_new(o, "mtu", json_integer(t->mtu));
     json_object_set_new(o, "link", json_string(t->up && !p->down ? "up" : "down"));
     json_object_set_new(o, "offload", json_string(offload_text(t->sends, text, sizeof(text))));
-    json_object_set_new(o, "offload_taken", json_string(offload_text(t->takes, text, sizeof(text))));
+    json_object_set_new(o, "offload_taken",
+                        json_string(offload_text(t->takes, text, sizeof(text))));
+    json_object_set_new(o, "queues", json_integer(t->n_queues));
     json_object_set_new(o, "persistent", json_boolean(!t->created));
 }
 
 static const struct port_option_def tap_options[] = {
     {"dev", "name of the network device (default: the port's name)"},
     {"netns", "network namespace to create or find it in: name, path or process id"},
+    {"queues", "queues of the device, 1-16, spread over the workers (default 1)",
+     .type = PORT_NUMBER, .min = 1, .max = TAP_MAX_QUEUES},
     {"mtu", "largest payload in bytes, 68-65521 (default: the device's own, 1500 if new)",
      .changeable = true, .type = PORT_NUMBER, .min = TAP_MTU_MIN, .max = TAP_MTU_MAX},
     PORT_OPTION_LINK,
     {"mac", "the device's address (default: as it is)", .changeable = true, .type = PORT_MAC},
-    {"offload", "what the host may leave to others when it sends: words like csum+tso (default all)",
+    {"offload",
+     "what the host may leave to others when it sends: words like csum+tso (default all)",
      .check = port_check_offload},
     {NULL},
 };

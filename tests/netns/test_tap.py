@@ -11,6 +11,7 @@
               +-------------- bridge br0 ---------------+        never in a, b or c itself)
 """
 import hashlib
+import json
 import os
 import re
 import socket
@@ -127,13 +128,16 @@ def test_tcp_jumbo(lab):
     tcp(net.ns[0], net.ns[1], '10.0.0.2', 16 << 20)
 
 
+def two_workers():
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        pytest.skip('needs two CPUs')
+    return ['--workers', f'{cpus[0]},{cpus[1]}']
+
+
 def test_tcp_many_pairs_two_workers(lab):
     """Both workers write into every tap: pairs 0-1, 2-3 and a pair across."""
-    cpus = sorted(os.sched_getaffinity(0))
-    two = f'{cpus[0]},{cpus[1]}' if len(cpus) > 1 else None
-    if not two:
-        pytest.skip('needs two CPUs')
-    net = Net(lab, 4, options=['--workers', two])
+    net = Net(lab, 4, options=two_workers())
     threads, bad = [], []
 
     def pair(i, j):
@@ -536,6 +540,67 @@ def test_multi_queue_device(lab):
     assert ' 0% packet loss' in lab.ping(a, '10.0.0.2')
 
 
+def queues_of(sw, port):
+    """{queue: worker}"""
+    workers = json.loads(sw.ok('show', 'workers', '--json'))['workers']
+    return {q['queue']: i for i, w in enumerate(workers) for q in w['queues'] if q['port'] == port}
+
+
+@pytest.mark.parametrize('offload', ['none', 'all'])
+def test_several_queues(lab, offload):
+    """Eight connections both ways over four queues of two workers; nothing is lost or mixed up."""
+    a, b = lab.netns('a'), lab.netns('b')
+    key = f'queues=4,offload={offload}'
+    sw = lab.switch(f'tap0=tap,netns={a},{key}', f'tap1=tap,netns={b},{key},mtu=9000',
+                    f'tap2=tap,netns={b},{key},mac=02:00:00:00:00:07', options=two_workers())
+    assert lab.link(b, 'tap1')['mtu'] == 9000
+    assert lab.link(b, 'tap2')['address'] == '02:00:00:00:00:07'
+    assert sw.port('tap0')['state']['queues'] == 4
+    placed = queues_of(sw, 'tap0')
+    assert sorted(placed) == [0, 1, 2, 3] and set(placed.values()) == {0, 1}
+    lab.ip(b, 'link', 'set', 'tap2', 'down')
+    lab.ip(b, 'link', 'set', 'tap1', 'mtu', '1500')
+    wait_for('the MTU is known', lambda: sw.port('tap1')['state']['mtu'] == 1500)
+    lab.ip(a, 'addr', 'add', '10.0.0.1/24', 'dev', 'tap0')
+    lab.ip(b, 'addr', 'add', '10.0.0.2/24', 'dev', 'tap1')
+    bad = []
+
+    def one(frm, to, address):
+        try:
+            tcp(frm, to, address, 4 << 20)
+        except BaseException as e:
+            bad.append(e)
+
+    threads = [threading.Thread(target=one, args=x)
+               for x in [(a, b, '10.0.0.2'), (b, a, '10.0.0.1')] * 4]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not bad
+    sent = sw.port('tap0')['rx']
+    assert (sent['bytes'] / sent['frames'] > 3000) == (offload == 'all')
+    assert ' 0% packet loss' in lab.ping(b, '10.0.0.1')
+    assert sw.stop() == 0
+    assert 'tap0' not in lab.ip(a, 'link')  # the last queue took it away
+
+
+def test_several_queues_of_a_persistent_device(lab):
+    a, b = lab.netns('a'), lab.netns('b')
+    for name in ('mq0', 'mq1'):  # the names that another namespace has, too
+        lab.ip(a, 'tuntap', 'add', 'dev', name, 'mode', 'tap', 'multi_queue')
+        lab.ip(a, 'link', 'set', name, 'up')
+    for _ in range(2):
+        sw = lab.switch(f'tap0=tap,netns={a},dev=mq0,queues=3', f'mq0=tap,netns={b},queues=2')
+        assert sw.port('tap0')['state']['persistent']
+        for ns, address in ((a, '10.0.0.1/24'), (b, '10.0.0.2/24')):
+            lab.ip(ns, 'addr', 'replace', address, 'dev', 'mq0')
+        assert ' 0% packet loss' in lab.ping(a, '10.0.0.2')
+        tcp(a, b, '10.0.0.2', 4 << 20)
+        sw.stop(9)
+        assert 'mq0' in lab.ip(a, 'link') and 'mq0' not in lab.ip(b, 'link')
+
+
 def cpu_ticks(pid):
     with open(f'/proc/{pid}/stat') as f:
         fields = f.read().rsplit(')', 1)[1].split()
@@ -616,11 +681,16 @@ def test_refused_as_ordinary_user(lab, port, hints):
     ('x=tap,netns=no-such', ['netns=no-such', '/run/netns/no-such']),
     ('x=tap,netns=/proc/self/ns/mnt', ['/proc/self/ns/mnt', 'not a network namespace']),
     ('x=tap,netns=/dev/zero', ['/dev/zero', 'not a network namespace']),
+    ('x=tap,dev=one0,queues=2', ['one0', 'without multi_queue', 'queues=',
+                                 'ip tuntap add dev one0 mode tap user 0 multi_queue']),
+    ('x=tap,dev=lo,queues=2', ['lo', 'not a tap device']),
+    ('x=tap,queues=17', ['queues=17', '16']),
     ('x=tap,mtu=70000', ['mtu=70000', '65521']),
 ])
 def test_refused_as_root(lab, port, hints):
     host = lab.netns('host')
     lab.ip(host, 'tuntap', 'add', 'dev', 'tun0', 'mode', 'tun')
+    lab.ip(host, 'tuntap', 'add', 'dev', 'one0', 'mode', 'tap')
     lab.switch('busy=tap', prefix=['ip', 'netns', 'exec', host])
     before = lab.ip(host, '-o', 'link')
     refused(lab, ['ip', 'netns', 'exec', host], port, hints)

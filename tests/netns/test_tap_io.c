@@ -28,14 +28,16 @@
 
 #include <cmocka.h>
 
+#include "pkt/flowhash.h"
 #include "port/kinds.h"
 
 #define PAGE     4096
 #define LIMIT_MS 60000
+#define N_QUEUES 4
 
 static struct event_base *base;
 static struct port *port;
-static struct rxq *queue;
+static struct rxq *queue, *queues[N_QUEUES]; /* the first one; all */
 static struct wctx w;
 static struct batch *batch;
 static int raw;
@@ -45,12 +47,14 @@ static struct err err;
 
 static int attach(void *ctx, struct rxq *q, struct err *e)
 {
-    queue = q;
+    queues[q->queue] = q;
+    queue = queues[0];
     return 0;
 }
 static void detach(void *ctx, struct rxq *q)
 {
-    queue = NULL;
+    queues[q->queue] = NULL;
+    queue = queues[0];
 }
 static void ready(void *ctx, struct port *p, bool is_ready)
 {
@@ -107,13 +111,13 @@ static int open_raw(const char *dev)
     return fd;
 }
 
-static int setup(void **state)
+static int setup_port(const char *text)
 {
     struct port_conf c;
 
     base = event_base_new();
     env.evbase = base;
-    assert_int_equal(port_conf_parse(&c, "rwt0=tap", &err), 0);
+    assert_int_equal(port_conf_parse(&c, text, &err), 0);
     if (port_create(&port, &c, &env, &err)) {
         fail_msg("%s", err.text);
     }
@@ -123,6 +127,16 @@ static int setup(void **state)
     batch = aligned_alloc(CACHE_LINE, sizeof(*batch));
     w.tx_scratch = aligned_alloc(CACHE_LINE, WCTX_SCRATCH);
     return 0;
+}
+
+static int setup(void **state)
+{
+    return setup_port("rwt0=tap");
+}
+
+static int setup_queues(void **state)
+{
+    return setup_port("rwt0=tap,queues=4");
 }
 
 static int teardown(void **state)
@@ -340,12 +354,18 @@ static void test_tx_full(void **state)
 
 /* ---- receive ------------------------------------------------------------------------------ */
 
-static uint32_t rx(void)
+static uint32_t rx_from(struct rxq *q)
 {
     batch->n = batch->n_spans = batch->n_loans = 0;
-    uint32_t n = port->ops->rx(queue, batch, &w);
-    port->ops->rx_done(queue, batch, &w);
+    batch->hashed = false;
+    uint32_t n = port->ops->rx(q, batch, &w);
+    port->ops->rx_done(q, batch, &w);
     return n;
+}
+
+static uint32_t rx(void)
+{
+    return rx_from(queue);
 }
 
 static void say(const uint8_t *f, uint32_t len)
@@ -425,6 +445,94 @@ static void test_rx_closes_a_large_batch(void **state)
     assert_int_equal(rx(), 3);
 }
 
+/* ---- several queues ----------------------------------------------------------------------- */
+
+/* An IPv4 packet with an UDP header; to the host, or from it. */
+static void udp(uint8_t f[60], uint16_t flow, bool to_host)
+{
+    static const uint8_t ip[20] = {0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17};
+    const uint8_t ends[2][4] = {{10, 0, 0, 1}, {10, 0, 0, 2}};
+    const uint16_t ports[2] = {htons((uint16_t)(20000 + flow)), htons(9)};
+    const uint16_t len = htons(26);
+
+    memset(f, 0, 60);
+    f[0] = f[6] = 0x02;
+    f[5] = to_host ? 1 : 2;
+    f[11] = to_host ? 2 : 1;
+    f[12] = 0x08;
+    memcpy(f + 14, ip, sizeof(ip));
+    memcpy(f + 26, ends[!to_host], 4);
+    memcpy(f + 30, ends[to_host], 4);
+    memcpy(f + 34, &ports[!to_host], 2);
+    memcpy(f + 36, &ports[to_host], 2);
+    memcpy(f + 38, &len, 2);
+}
+
+static unsigned queue_of(const uint8_t f[60])
+{
+    return (unsigned)((uint64_t)flow_hash(f, 60) * N_QUEUES >> 32);
+}
+
+/* Both ends of a flow are on the queue that its hash says, whichever way a frame goes: the kernel
+ * sends where it was written to. */
+static void test_answers_keep_their_queue(void **state)
+{
+    unsigned used = 0;
+
+    for (uint16_t flow = 0; flow < 64; flow++) {
+        uint8_t f[60];
+
+        udp(f, flow, true);
+        batch->hashed = false;
+        first(f, sizeof(f));
+        tx();
+        expect_raw(f, sizeof(f));
+        unsigned at = queue_of(f);
+        udp(f, flow, false);
+        assert_int_equal(queue_of(f), at);
+        say(f, sizeof(f));
+        for (unsigned i = 0; i < N_QUEUES; i++) {
+            queues[i]->ready = true;
+            assert_int_equal(rx_from(queues[i]), i == at);
+            if (i == at) {
+                assert_memory_equal(batch->pkt[0].data, f, sizeof(f));
+            }
+        }
+        used |= 1u << at;
+    }
+    assert_int_equal(used, (1u << N_QUEUES) - 1);
+    assert_int_equal(port->counters[0].tx_frames, 64);
+    assert_int_equal(port->counters[0].rx_frames, 64);
+}
+
+/* A batch of many flows: each frame once, and those of a flow in order. */
+static void test_a_batch_is_spread(void **state)
+{
+    uint8_t idx[PKT_BURST], f[60];
+    unsigned next[8] = {0};
+
+    for (uint8_t i = 0; i < PKT_BURST; i++) {
+        udp(f, i % 8, true);
+        f[59] = i;
+        struct pkt *k = &batch->pkt[i];
+        memset(k, 0, sizeof(*k));
+        k->data = batch_snap(batch, i) + VNET_HDR_LEN;
+        pkt_plain_header(k->data);
+        memcpy(k->data, f, sizeof(f));
+        k->len = k->snap_len = sizeof(f);
+        idx[i] = i;
+    }
+    batch->n = PKT_BURST;
+    batch->hashed = false;
+    port->ops->tx(port, batch, idx, PKT_BURST, &w);
+    assert_int_equal(port->counters[0].tx_frames, PKT_BURST);
+    for (unsigned i = 0; i < PKT_BURST; i++) {
+        assert_int_equal(recv(raw, f, sizeof(f), 0), sizeof(f));
+        unsigned flow = f[59] % 8;
+        assert_int_equal(f[59] / 8, next[flow]++);
+    }
+}
+
 static void test_rx_of_a_deleted_device(void **state)
 {
     if (system("ip link del rwt0") != 0) {
@@ -462,6 +570,8 @@ int main(void)
         TEST(test_rx_reads_to_the_end),
         TEST(test_rx_closes_a_large_batch),
         TEST(test_rx_of_a_deleted_device),
+        cmocka_unit_test_setup_teardown(test_answers_keep_their_queue, setup_queues, teardown),
+        cmocka_unit_test_setup_teardown(test_a_batch_is_spread, setup_queues, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
