@@ -5,18 +5,16 @@
 
 See tests/py/recovery.py.
 """
-import os
 import shutil
-import sys
 import tempfile
 
-import lab
 import pytest
-from test_testpmd import MAC, Testpmd, pytestmark  # noqa: F401
+from dpdk import MAC, Testpmd, needs_testpmd, virtio_user
 
-sys.path.insert(0, os.path.join(lab.TOP, 'tests', 'py'))
-import vu_front as vu  # noqa: E402
-from recovery import WINDOW, Killed, Probe, kill_loop  # noqa: E402
+import vu_front as vu
+from recovery import WINDOW, Killed, Probe, kill_loop
+
+pytestmark = needs_testpmd
 
 
 @pytest.mark.parametrize('packed', [False, True], ids=['split', 'packed'])
@@ -30,7 +28,7 @@ def test_killed_under_load(packed):
         with Probe(mine, vu.mac_bytes(MAC[0]), mac=b'\x02\0\0\0\0\x09', features=features) as probe:
             switch.start()
             probe.serve()
-            pmd = Testpmd([theirs], 'macswap', ',server=1' + (',packed_vq=1' if packed else ''))
+            pmd = Testpmd(virtio_user([theirs], ',server=1' + (',packed_vq=1' if packed else '')), 'macswap')
             pmd.prompt()
             pmd.do('start')
             switch.kill()

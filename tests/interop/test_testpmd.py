@@ -2,17 +2,14 @@
 """DPDK's virtio-user, driven by testpmd, as a front-end that is not QEMU: no kicks, polled rings, its
 own order of messages. No root and no hugepages, except for the case with a tap."""
 import os
-import re
-import select
 import shutil
 import struct
-import subprocess
 import tempfile
-import time
 
+import dpdk
 import lab
 import pytest
-from lab import vm
+from dpdk import MAC, Testpmd, virtio_user
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
@@ -20,80 +17,16 @@ import test_offload as off  # of tests/py: frames with offloads, and what they a
 import vu_front
 
 FRONT = '02:00:00:00:00:0c'
-MAC = ['02:00:00:00:00:0a', '02:00:00:00:00:0b']
 
-pytestmark = pytest.mark.skipif(not shutil.which('dpdk-testpmd'), reason='dpdk-dev is not installed')
-
-
-class Testpmd:
-    """testpmd with its command line on a pipe."""
-
-    def __init__(self, paths, mode, options='', peers=False, arguments=()):
-        self.dir = tempfile.mkdtemp(prefix='ringway-pmd.')
-        cpus = sorted(os.sched_getaffinity(0))
-        cores = f'{cpus[0]},{cpus[1 % len(cpus)]}' if len(cpus) > 1 else '0@0,1@0'
-        # Its answers go through stdio, its prompt does not: unbuffered, or they come out of order.
-        cmd = ['stdbuf', '-oL', 'dpdk-testpmd', '-l' if len(cpus) > 1 else '--lcores', cores,
-               '--no-huge', '-m', '256', '--no-pci', '--no-shconf', '--iova-mode=va',
-               '--log-level=warning']
-        for n, path in enumerate(paths):
-            cmd += ['--vdev', f'net_virtio_user{n},path={path},mac={MAC[n]}{options}']
-        cmd += ['--', '-i', '--nb-cores=1', '--total-num-mbufs=4096', f'--forward-mode={mode}']
-        for n in range(len(paths)) if peers else ():
-            cmd.append(f'--eth-peer={n},{MAC[1 - n]}')
-        cmd += arguments
-        self.text = ''
-        self.proc = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                     stderr=subprocess.STDOUT, bufsize=0, cwd=self.dir,
-                                     preexec_fn=vm.die_with_parent,
-                                     env={**os.environ, 'XDG_RUNTIME_DIR': self.dir})
-
-    def expect(self, pattern, timeout=120):
-        """Read on until pattern appears; returns everything up to its end and forgets it."""
-        deadline = time.monotonic() + timeout * vm.SLOW
-        while True:
-            m = re.search(pattern, self.text)
-            if m:
-                head, self.text = self.text[:m.end()], self.text[m.end():]
-                return head
-            if select.select([self.proc.stdout], [], [], 1)[0]:
-                data = os.read(self.proc.stdout.fileno(), 65536)
-                assert data, f'testpmd ended, waiting for {pattern}:\n{self.text[-3000:]}'
-                self.text += data.decode(errors='replace')
-            assert time.monotonic() < deadline, f'testpmd: no {pattern} in:\n{self.text[-3000:]}'
-
-    def prompt(self):
-        return self.expect('testpmd> ')
-
-    def do(self, command):
-        self.proc.stdin.write(command.encode() + b'\n')
-        return self.prompt()
-
-    def received(self, port):
-        out = self.do(f'show port stats {port}')
-        return int(re.search(r'RX-packets: *(\d+)', out)[1])
-
-    def wait_traffic(self, *ports):
-        for port in ports:
-            before = self.received(port)
-            lab.until(lambda: self.received(port) > before + 100, f'testpmd port {port} receives')
-
-    def close(self):
-        self.proc.kill()
-        self.proc.wait()
-        self.proc.stdin.close()
-        self.proc.stdout.close()
-        shutil.rmtree(self.dir, ignore_errors=True)
+pytestmark = dpdk.needs_testpmd
 
 
 @pytest.fixture(autouse=True)
 def row(request, record_property):
     """The row of the table in docs/interop.md: virtio-user's arguments."""
-    version = subprocess.run(['pkg-config', '--modversion', 'libdpdk'], text=True,
-                             stdout=subprocess.PIPE).stdout.strip()
     params = getattr(request.node, 'callspec', None)
     rings = params.params.get('rings', '') if params else ''
-    record_property('row', f'DPDK {version} virtio-user{", " * bool(rings)}{rings}')
+    record_property('row', f'DPDK {dpdk.version()} virtio-user{", " * bool(rings)}{rings}')
 
 
 @pytest.fixture
@@ -114,7 +47,7 @@ def make(things, thing):
 def test_traffic_start_stop(things, rings):
     """Frames go round: testpmd port 1 -> ringway -> testpmd port 0 -> testpmd port 1 ..."""
     sw = make(things, lab.Switch('p0', 'p1')).start()
-    pmd = make(things, Testpmd([sw.sock('p0'), sw.sock('p1')], 'mac', f',{rings}', peers=True))
+    pmd = make(things, Testpmd(virtio_user([sw.sock('p0'), sw.sock('p1')], f',{rings}'), 'mac', peers=True))
     pmd.prompt()
     sw.wait_ready('p0', 'p1')
     for _ in range(lab.rounds(3, 30)):
@@ -139,7 +72,7 @@ def test_traffic_start_stop(things, rings):
 def test_driver_variants(things, rings):
     """virtio-user has a receive and transmit path of its own for each of these."""
     sw = make(things, lab.Switch('p0', 'p1')).start()
-    pmd = make(things, Testpmd([sw.sock('p0'), sw.sock('p1')], 'mac', f',{rings}', peers=True))
+    pmd = make(things, Testpmd(virtio_user([sw.sock('p0'), sw.sock('p1')], f',{rings}'), 'mac', peers=True))
     pmd.prompt()
     pmd.do('start tx_first')
     pmd.wait_traffic(0, 1)
@@ -156,7 +89,7 @@ def test_driver_listens_and_the_switch_comes_back(things):
     try:
         sw = make(things, lab.Switch(*(f'p{n}=vhost-user,client={p}'
                                        for n, p in enumerate(paths)))).start()
-        pmd = make(things, Testpmd(paths, 'mac', ',server=1', peers=True))
+        pmd = make(things, Testpmd(virtio_user(paths, ',server=1'), 'mac', peers=True))
         pmd.prompt()
         sw.wait_ready('p0', 'p1')
         pmd.do('start tx_first')
@@ -176,7 +109,7 @@ def test_driver_listens_and_the_switch_comes_back(things):
 def test_killed_driver_leaves_no_trace(things):
     sw = make(things, lab.Switch('p0', 'p1')).start()
     for _ in range(lab.rounds(2, 20)):
-        pmd = Testpmd([sw.sock('p0'), sw.sock('p1')], 'mac', peers=True)
+        pmd = Testpmd(virtio_user([sw.sock('p0'), sw.sock('p1')]), 'mac', peers=True)
         try:
             pmd.prompt()
             pmd.do('start tx_first')
@@ -193,7 +126,7 @@ def test_queue_pairs(things, rings):
     """Two pairs, a core each; many flows, so that the switch spreads them."""
     ports = ['p0', 'p1']
     sw = make(things, lab.Switch(*(f'{p}=vhost-user,queues=2' for p in ports))).start()
-    pmd = make(things, Testpmd([sw.sock(p) for p in ports], 'mac', f',{rings},queues=2', peers=True,
+    pmd = make(things, Testpmd(virtio_user([sw.sock(p) for p in ports], f',{rings},queues=2'), 'mac', peers=True,
                                arguments=['--rxq=2', '--txq=2', '--txonly-multi-flow']))
     pmd.prompt()
     sw.wait_ready(*ports)
@@ -219,7 +152,7 @@ def test_offloads(things, rings):
     another size: whole to who takes that, else in segments."""
     kind, data, size = off.KINDS['tso4'], off.body(10000), 1000
     sw = make(things, lab.Switch('p0', 'p1')).start()
-    pmd = make(things, Testpmd([sw.sock('p0')], 'csum', f',{rings},mrg_rxbuf=1', arguments=[
+    pmd = make(things, Testpmd(virtio_user([sw.sock('p0')], f',{rings},mrg_rxbuf=1'), 'csum', arguments=[
         '--port-topology=loop', f'--eth-peer=0,{FRONT}',
         '--rx-offloads=0x201c']))  # UDP_CKSUM, TCP_CKSUM, TCP_LRO, SCATTER
     pmd.prompt()
@@ -260,7 +193,7 @@ def test_host_pings_testpmd(things):
     sw = make(things, lab.Switch('p0', f'host0=tap,netns={ns.name}')).start()
     ns.run('ip', 'addr', 'add', '10.0.0.9/24', 'dev', 'host0')
     ns.run('ip', 'link', 'set', 'host0', 'up')
-    pmd = make(things, Testpmd([sw.sock('p0')], 'icmpecho'))
+    pmd = make(things, Testpmd(virtio_user([sw.sock('p0')]), 'icmpecho'))
     pmd.prompt()
     pmd.do('start')
     sw.wait_ready('p0')
