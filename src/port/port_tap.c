@@ -24,6 +24,11 @@
  * asked for with TUNSETOFFLOAD (offload=) and checked like a guest's word; the kernel takes from us
  * whatever it knows of (set_offload()), and gets the rest in segments (pkt/segment.h).
  *
+ * Joining.  One write is one frame, and the host's IP stack costs more than the write.  So
+ * datagrams of a flow that lie behind each other in a burst are written as one USO frame
+ * (pkt/gro.h), which the kernel takes to the socket and cuts up there.  Linux before 6.2 does not
+ * take it.
+ *
  * Polling.  A read costs a system call also when there is nothing, so the queue is event-driven:
  * the worker polls it only while q->ready, which rx clears when the kernel says EAGAIN.  The fd is
  * watched edge-triggered; a frame that arrives after that EAGAIN is a new edge.
@@ -72,6 +77,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "pkt/flowhash.h"
+#include "pkt/gro.h"
 #include "pkt/iov.h"
 #include "port/kinds.h"
 
@@ -93,6 +99,7 @@ struct tap_scratch {
     struct iovec iov[TAP_IOV_MAX];
     struct segmenter segmenter;
     struct segment segment;
+    struct gro gro;
 };
 static_assert(sizeof(struct tap_scratch) <= WCTX_SCRATCH, "see port.h");
 
@@ -284,6 +291,26 @@ static int write_segments(int fd, uint16_t takes, const struct pkt *k, struct ta
     return rc;
 }
 
+/* Datagrams that go out as one frame. */
+static int write_joined(int fd, const struct batch *b, const uint8_t *idx, uint32_t n,
+                        struct tap_scratch *t)
+{
+    unsigned n_iov = 1;
+
+    t->iov[0] = (struct iovec){&t->gro.h, VNET_HDR_LEN + (size_t)t->gro.head_len};
+    for (uint32_t i = 0; i < n; i++) {
+        const struct pkt *k = &b->pkt[idx[i]];
+        uint32_t len = k->len - t->gro.head_len;
+        unsigned more = pkt_iov(k, t->gro.head_len, len, t->iov + n_iov, TAP_IOV_MAX - n_iov);
+
+        if (unlikely(!more)) {
+            return -EMSGSIZE;
+        }
+        n_iov += more;
+    }
+    return write_all(fd, t->iov, (int)n_iov);
+}
+
 static enum drop drop_of(int rc)
 {
     switch (rc) {
@@ -302,6 +329,15 @@ static enum drop drop_of(int rc)
     }
 }
 
+static void drop_frames(struct port *p, const struct batch *b, const uint8_t *idx, uint32_t n,
+                        int rc, const struct wctx *w)
+{
+    for (uint32_t i = 0; rc == -EFAULT && i < n; i++) {
+        pkt_touch(&b->pkt[idx[i]]);
+    }
+    port_count_drop(p, w, drop_of(rc), n);
+}
+
 static void tx_queue(struct port_tap *t, int fd, const struct batch *b, const uint8_t *idx,
                      uint32_t n, struct wctx *w)
 {
@@ -311,25 +347,29 @@ static void tx_queue(struct port_tap *t, int fd, const struct batch *b, const ui
     uint32_t max_len = read_once(&p->max_len);
     struct tap_sum sum = {0};
 
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0, joined; i < n; i += joined) {
         const struct pkt *k = &b->pkt[idx[i]];
 
+        joined = 1;
         if (unlikely(offload_too_long(k, max_len))) {
             port_count_drop(p, w, DROP_MTU, 1);
             continue;
         }
         bool whole = !(k->offload & ~t->takes);
-        int rc = whole ? write_frame(fd, k, scratch->iov)
-                       : write_segments(fd, t->takes, k, scratch, &sum);
+        if (whole && t->takes & OFFLOAD_USO) {
+            joined = gro_join(&scratch->gro, b, idx + i, n - i);
+        }
+        int rc = joined > 1 ? write_joined(fd, b, idx + i, joined, scratch)
+                 : whole    ? write_frame(fd, k, scratch->iov)
+                            : write_segments(fd, t->takes, k, scratch, &sum);
         if (unlikely(rc)) {
-            if (rc == -EFAULT) {
-                pkt_touch(k);
-            }
-            port_count_drop(p, w, drop_of(rc), 1);
+            drop_frames(p, b, idx + i, joined, rc, w);
             continue;
         }
-        sum.frames += whole;
-        sum.bytes += whole ? k->len : 0;
+        for (uint32_t at = 0; whole && at < joined; at++) {
+            sum.frames++;
+            sum.bytes += b->pkt[idx[i + at]].len;
+        }
     }
     write_once(&c->tx_frames, c->tx_frames + sum.frames);
     write_once(&c->tx_bytes, c->tx_bytes + sum.bytes);

@@ -18,7 +18,7 @@ import socket
 import threading
 
 import pytest
-from nslab import LIMIT, Lab, inside, wait_for, why_skip
+from nslab import LIMIT, SO_RCVBUFFORCE, Lab, inside, wait_for, why_skip
 
 pytestmark = pytest.mark.skipif(bool(why_skip()), reason=str(why_skip()))
 if not why_skip():
@@ -361,6 +361,33 @@ def test_udp_segments_of_one_send(lab):
         u.sendto(data, r.getsockname())
         got = [r.recv(65536) for _ in range(21)]
     assert [len(g) for g in got] == [1000] * 20 + [500] and b''.join(got) == data
+
+
+@pytest.mark.parametrize('ip, a, b', [(socket.AF_INET, '10.0.0.1/24', '10.0.0.2/24'),
+                                      (socket.AF_INET6, 'fd00::1/64', 'fd00::2/64')])
+def test_datagrams_arrive_as_they_were_sent(lab, ip, a, b):
+    """What goes to a host in bursts is joined on the way: it must not show. The sender's kernel cuts it
+    up here, so that bursts are certain; each has another size, and the last one is shorter."""
+    net = Net(lab, 2, addresses=False)
+    for ns, dev, address in ((net.ns[0], 'tap0', a), (net.ns[1], 'tap1', b)):
+        if ip == socket.AF_INET6:
+            lab.run('ip', 'netns', 'exec', ns, 'sysctl', '-qw', f'net.ipv6.conf.{dev}.disable_ipv6=0')
+        lab.ip(ns, 'link', 'set', 'dev', dev, 'arp', 'on')
+        lab.ip(ns, 'addr', 'add', address, 'dev', dev, *(['nodad'] if ip == socket.AF_INET6 else []))
+    lab.run('ip', 'netns', 'exec', net.ns[0], 'ethtool', '-K', 'tap0', 'tx-udp-segmentation', 'off')
+    r = inside(net.ns[1], lambda: socket.socket(ip, socket.SOCK_DGRAM))
+    u = inside(net.ns[0], lambda: socket.socket(ip, socket.SOCK_DGRAM))
+    with r, u:
+        r.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
+        r.bind((b.split('/')[0], 0))
+        r.settimeout(LIMIT)
+        for size in (1, 18, 500, 1000, 1400):
+            u.setsockopt(17, 103, size)  # SOL_UDP, UDP_SEGMENT
+            data = os.urandom(min(size * 40, 60000) + size // 2)
+            u.sendto(data, r.getsockname()[:2])
+            want = [data[i:i + size] for i in range(0, len(data), size)]
+            assert [r.recv(65536) for _ in want] == want
+    assert net.sw.drops() == {}
 
 
 def test_arp_between_hosts_and_crafted_peer(lab):

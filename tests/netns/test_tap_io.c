@@ -29,6 +29,7 @@
 #include <cmocka.h>
 
 #include "pkt/flowhash.h"
+#include "pkt/offload.h"
 #include "port/kinds.h"
 
 #define PAGE     4096
@@ -533,6 +534,50 @@ static void test_a_batch_is_spread(void **state)
     }
 }
 
+/* Datagrams of one flow go to the host as one frame, where the kernel knows USO; others by
+ * themselves. */
+static void test_datagrams_are_joined(void **state)
+{
+    const struct vnet_hdr said = {
+        .flags = VNET_F_NEEDS_CSUM, .csum_start = 34, .csum_offset = OFFLOAD_UDP_SUM};
+    uint8_t idx[9], f[60], got[2000];
+    unsigned frames = 0, bytes = 0;
+    char taken[64];
+    json_t *o = json_object();
+
+    port->ops->show(port, o);
+    snprintf(taken, sizeof(taken), "%s", json_string_value(json_object_get(o, "offload_taken")));
+    json_decref(o);
+    for (uint8_t i = 0; i < sizeof(idx); i++) {
+        udp(f, i == 4 ? 2 : 1, true);
+        f[20] = 0x40; /* DF */
+        f[24] = 0x26; /* and so the checksum of the header */
+        f[25] = 0xbd;
+        f[59] = i;
+        struct pkt *k = &batch->pkt[i];
+        memset(k, 0, sizeof(*k));
+        k->data = batch_snap(batch, i) + VNET_HDR_LEN;
+        memcpy(k->data, f, sizeof(f));
+        k->len = k->snap_len = sizeof(f);
+        assert_int_equal(offload_check(k, &said, OFFLOAD_CSUM), DROP_N);
+        idx[i] = i;
+    }
+    batch->n = sizeof(idx);
+    port->ops->tx(port, batch, idx, sizeof(idx), &w);
+    assert_int_equal(port->counters[0].tx_frames, sizeof(idx));
+    assert_int_equal(port->counters[0].tx_bytes, sizeof(idx) * sizeof(f));
+    while (bytes < sizeof(idx) * 18) {
+        struct pollfd p = {.fd = raw, .events = POLLIN};
+        assert_int_equal(poll(&p, 1, LIMIT_MS), 1);
+        ssize_t n = recv(raw, got, sizeof(got), 0);
+        assert_true(n >= 60 && (n - 42) % 18 == 0);
+        bytes += (unsigned)n - 42;
+        frames++;
+    }
+    assert_int_equal(bytes, sizeof(idx) * 18);
+    assert_int_equal(frames, strstr(taken, "uso") || !strcmp(taken, "all") ? 3 : sizeof(idx));
+}
+
 static void test_rx_of_a_deleted_device(void **state)
 {
     if (system("ip link del rwt0") != 0) {
@@ -571,6 +616,7 @@ int main(void)
         TEST(test_rx_closes_a_large_batch),
         TEST(test_rx_of_a_deleted_device),
         cmocka_unit_test_setup_teardown(test_answers_keep_their_queue, setup_queues, teardown),
+        TEST(test_datagrams_are_joined),
         cmocka_unit_test_setup_teardown(test_a_batch_is_spread, setup_queues, teardown),
     };
 
