@@ -15,10 +15,11 @@ import json
 import os
 import re
 import socket
+import subprocess
 import threading
 
 import pytest
-from nslab import LIMIT, SO_RCVBUFFORCE, Lab, inside, wait_for, why_skip
+from nslab import LIMIT, SO_RCVBUFFORCE, TOP, Lab, inside, wait_for, why_skip
 
 pytestmark = pytest.mark.skipif(bool(why_skip()), reason=str(why_skip()))
 if not why_skip():
@@ -363,6 +364,11 @@ def test_udp_segments_of_one_send(lab):
     assert [len(g) for g in got] == [1000] * 20 + [500] and b''.join(got) == data
 
 
+def speak_ipv6(dev):
+    with open(f'/proc/sys/net/ipv6/conf/{dev}/disable_ipv6', 'w') as f:
+        f.write('0')
+
+
 @pytest.mark.parametrize('ip, a, b', [(socket.AF_INET, '10.0.0.1/24', '10.0.0.2/24'),
                                       (socket.AF_INET6, 'fd00::1/64', 'fd00::2/64')])
 def test_datagrams_arrive_as_they_were_sent(lab, ip, a, b):
@@ -370,8 +376,7 @@ def test_datagrams_arrive_as_they_were_sent(lab, ip, a, b):
     up here, so that bursts are certain; each has another size, and the last one is shorter."""
     net = Net(lab, 2, addresses=False)
     for ns, dev, address in ((net.ns[0], 'tap0', a), (net.ns[1], 'tap1', b)):
-        if ip == socket.AF_INET6:
-            lab.run('ip', 'netns', 'exec', ns, 'sysctl', '-qw', f'net.ipv6.conf.{dev}.disable_ipv6=0')
+        inside(ns, lambda dev=dev: speak_ipv6(dev))
         lab.ip(ns, 'link', 'set', 'dev', dev, 'arp', 'on')
         lab.ip(ns, 'addr', 'add', address, 'dev', dev, *(['nodad'] if ip == socket.AF_INET6 else []))
     lab.run('ip', 'netns', 'exec', net.ns[0], 'ethtool', '-K', 'tap0', 'tx-udp-segmentation', 'off')
@@ -737,3 +742,12 @@ def test_refused_port_disturbs_nobody(lab):
     for bad in (f'tap9=tap,netns={net.ns[0]},dev=tap1x/', 'tap0=tap', 'tap9=tap,netns=none'):
         assert net.sw.ctl('port', 'add', bad).returncode != 0
     assert ' 0% packet loss' in lab.ping(net.ns[0], '10.0.0.2')
+
+
+def test_the_bench_runs():
+    """tools/tap-bench with the peer that is always there: no figure is looked at."""
+    p = subprocess.run([f'{TOP}/tools/tap-bench', '--rounds', '1', '--peer', 'ringway', '--queues', '2'],
+                       text=True, capture_output=True, timeout=5 * LIMIT)
+    assert p.returncode == 0, p.stderr
+    rows = [line.split('|')[1:3] for line in p.stdout.splitlines() if '| ringway |' in line]
+    assert [case.strip() for case, _ in rows] == ['tcp', 'tcp-4', 'udp', 'udp-read']
