@@ -4,16 +4,16 @@
  *
  *     host's IP stack                        this process
  *     +-----------+  transmit queue 0  +-----------------------+
- *     | tap0      | -----------------> | readv  -> rx (a loan) |
+ *     | tap0      | -----------------> | read   -> rx (a loan) |
  *     | (netns A) | <----------------- | writev <- tx          |
  *     |           |   netif_receive    +-----------------------+
  *     |           |  transmit queue 1  +-----------------------+
  *     |           | -----------------> | the same              |
  *
- * The one copy.  A read moves a frame from the kernel into memory that this port owns: the first
- * PKT_SNAP bytes go straight into the batch's snapshot, the rest into a private buffer, which is
- * what is lent.  A write hands the virtio-net header, the snapshot and the sender's own spans to
- * the kernel, which makes the copy into its socket buffer.  No byte of payload is touched here.
+ * The one copy.  A read moves a frame from the kernel into a buffer of this port, which nobody else
+ * can write: its first bytes are the snapshot where they are, the rest is what is lent.  A write
+ * hands the virtio-net header, the snapshot and the sender's own spans to the kernel, which makes
+ * the copy into its socket buffer.  No byte of payload is touched here.
  *
  * Sender's memory that vanished.  The spans of a write may be guest memory whose file was
  * truncated. The kernel then answers EFAULT instead of raising SIGBUS, so nothing would tell the
@@ -28,6 +28,10 @@
  * datagrams of a flow that lie behind each other in a burst are written as one USO frame
  * (pkt/gro.h), which the kernel takes to the socket and cuts up there.  Linux before 6.2 does not
  * take it.
+ *
+ * System calls.  One per frame, or per joined run.  io_uring, which moves 64 of them in one call,
+ * is hardly faster (tests/netns/tap_calls.c, docs/performance.md): the time goes into the kernel's
+ * work on each frame.  IFF_NAPI, which has the kernel queue what is written, makes a write dearer.
  *
  * Polling.  A read costs a system call also when there is nothing, so the queue is event-driven:
  * the worker polls it only while q->ready, which rx clears when the kernel says EAGAIN.  The fd is
@@ -71,6 +75,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -81,14 +86,18 @@
 #include "pkt/iov.h"
 #include "port/kinds.h"
 
-#define TUN_PATH       "/dev/net/tun"
-#define TAP_MTU_MIN    68
-#define TAP_MTU_MAX    65521 /* the kernel's limit for TAP: 65535 less the Ethernet header */
-#define TAP_BUF        65536 /* per frame, what does not fit in the snapshot; pages come on demand */
-#define SYSCALL_COST   4096  /* a write takes as long as copying so many bytes */
-#define TAP_IOV_MAX    1024  /* of one system call, as in the kernel */
+#define TUN_PATH    "/dev/net/tun"
+#define TAP_MTU_MIN 68
+#define TAP_MTU_MAX 65521 /* the kernel's limit for TAP: 65535 less the Ethernet header */
+#define TAP_FRAME   (65536 + PKT_SNAP) /* any frame, with its virtio-net header */
+/* A buffer; pages come on demand. Not a multiple of 4 KiB: the first lines would share a few sets
+ * of the L1 cache. */
+#define TAP_BUF        (PKT_HEADROOM + TAP_FRAME + CACHE_LINE)
+#define SYSCALL_COST   4096 /* a write takes as long as copying so many bytes */
+#define TAP_IOV_MAX    1024 /* of one system call, as in the kernel */
 #define TAP_MAX_QUEUES 16
-static_assert(TAP_BUF + PKT_SNAP >= PKT_MAX_LEN + VNET_HDR_LEN, "any frame fits");
+static_assert(TAP_FRAME >= PKT_MAX_LEN + VNET_HDR_LEN, "any frame fits");
+static_assert(TAP_BUF % CACHE_LINE == 0 && TAP_BUF % 4096 != 0, "see above");
 #ifndef TUN_F_USO4 /* since Linux 6.2 */
 #define TUN_F_USO4 0x20
 #define TUN_F_USO6 0x40
@@ -132,12 +141,12 @@ static struct port_tap *tap_of(struct port *p)
 
 /* ---- worker: receive ---------------------------------------------------------------------- */
 
-/* One frame into packet b->n. Its length without the header, or -errno. */
+/* One frame into packet b->n. Its length without the header, or -errno.  read() of glibc is a
+ * cancellation point: in a program with threads that is two atomic operations more. */
 static ssize_t read_frame(const struct tap_queue *tq, struct batch *b)
 {
-    uint8_t *snap = batch_snap(b, b->n), *rest = tq->buf + (size_t)b->n * TAP_BUF;
-    struct iovec iov[2] = {{snap, PKT_SNAP}, {rest, TAP_BUF}};
-    ssize_t n = readv(tq->q.fd, iov, 2);
+    uint8_t *buf = tq->buf + (size_t)b->n * TAP_BUF + PKT_HEADROOM;
+    ssize_t n = syscall(SYS_read, tq->q.fd, buf, TAP_FRAME);
 
     if (n < 0) {
         return -errno;
@@ -147,12 +156,13 @@ static ssize_t read_frame(const struct tap_queue *tq, struct batch *b)
     }
     struct pkt *k = &b->pkt[b->n];
     memset(k, 0, sizeof(*k));
-    k->data = snap + VNET_HDR_LEN;
+    k->data = buf + VNET_HDR_LEN;
     k->len = (uint32_t)n - VNET_HDR_LEN;
     k->snap_len = (uint16_t)MIN(k->len, PKT_SNAP - VNET_HDR_LEN);
     if (k->len > k->snap_len) {
         k->n_spans = 1;
-        k->span = (struct gspan){(const uint8_t GUEST *)rest, k->len - k->snap_len};
+        k->span =
+            (struct gspan){(const uint8_t GUEST *)(k->data + k->snap_len), k->len - k->snap_len};
     }
     return (ssize_t)k->len;
 }
@@ -228,7 +238,7 @@ static void tap_disarm(struct rxq *q)
 static NOINLINE int write_all(int fd, const struct iovec *iov, int n)
 {
     for (unsigned tries = 0; tries < 4; tries++) {
-        if (writev(fd, iov, n) >= 0) {
+        if (syscall(SYS_writev, fd, iov, n) >= 0) {
             return 0;
         }
         if (errno != EINTR) {
@@ -269,7 +279,7 @@ static int write_segment(int fd, struct tap_scratch *t)
 
 /* What was written in one call of tap_tx(). */
 struct tap_sum {
-    uint64_t frames, bytes;
+    uint64_t frames, bytes, writes;
 };
 
 /* A frame in the pieces that the kernel takes; those written are added to *sum. */
@@ -285,6 +295,7 @@ static int write_segments(int fd, uint16_t takes, const struct pkt *k, struct ta
         rc = write_segment(fd, t);
         if (!rc) {
             sum->frames++;
+            sum->writes++;
             sum->bytes += seg->head_len + seg->len;
         }
     }
@@ -366,6 +377,7 @@ static void tx_queue(struct port_tap *t, int fd, const struct batch *b, const ui
             drop_frames(p, b, idx + i, joined, rc, w);
             continue;
         }
+        sum.writes += whole;
         for (uint32_t at = 0; whole && at < joined; at++) {
             sum.frames++;
             sum.bytes += b->pkt[idx[i + at]].len;
@@ -373,7 +385,7 @@ static void tx_queue(struct port_tap *t, int fd, const struct batch *b, const ui
     }
     write_once(&c->tx_frames, c->tx_frames + sum.frames);
     write_once(&c->tx_bytes, c->tx_bytes + sum.bytes);
-    w->spent += sum.bytes + sum.frames * SYSCALL_COST;
+    w->spent += sum.bytes + sum.writes * SYSCALL_COST;
 }
 
 /* A flow keeps its queue. */
