@@ -876,7 +876,7 @@ def test_installed(dir):
     flags = subprocess.run(
         ['pkg-config', '--define-variable=prefix=' + prefix, '--cflags', '--libs', 'ringway'],
         capture_output=True, text=True, check=True, env=environment(PKG_CONFIG_PATH=pc)).stdout
-    r = subprocess.run(['cc', '-std=gnu11', '-Wall', '-Wextra', '-Werror',
+    r = subprocess.run([*os.environ.get('CC', 'cc').split(), '-std=gnu11', '-Wall', '-Wextra', '-Werror',
                         '-Wno-unused-parameter', '-o', f'{dir}/user', f'{dir}/user.c',
                         *flags.split()], capture_output=True, text=True, timeout=TIMEOUT)
     assert r.returncode == 0, flags + r.stderr
