@@ -79,51 +79,6 @@ static struct port_virtio *virtio_of(struct port *p)
 
 /* ---- link thread ------------------------------------------------------------------------------- */
 
-static uint32_t slot_stride(uint32_t room)
-{
-    return (room + VIRTIO_SLOT_PAD + CACHE_LINE - 1) & ~(CACHE_LINE - 1u);
-}
-
-static uint64_t pair_bytes(uint32_t num)
-{
-    uint32_t large = VIRTIO_N_LARGE(num);
-
-    return (uint64_t)(2 * num - large) * slot_stride(VIRTIO_SMALL) +
-           (uint64_t)large * slot_stride(VIRTIO_LARGE);
-}
-
-/* A chain of one slot, held. */
-static void prepare(struct vu_fe *fe, struct vu_fe_ring *r, uint8_t **at, uint32_t room, bool in)
-{
-    struct ring_seg seg = {.addr = vu_fe_gpa(fe, *at), .len = room};
-
-    ring_drv_prepare(&r->drv, &seg, in ? 0 : 1, in ? 1 : 0, *at);
-    *at += slot_stride(room);
-}
-
-/* All receive slots posted, all transmit slots free. The rings were just set up. */
-static void fill_pair(struct virtio_link *l, struct virtio_pair *v, uint8_t *at)
-{
-    const uint32_t num = l->conf.num, large = VIRTIO_N_LARGE(num);
-
-    for (uint32_t i = 0; i < num; i++) {
-        prepare(l->fe, v->rx, &at, VIRTIO_SMALL, true);
-        ring_drv_repost(v->rx->drv.layout, &v->rx->drv, (uint16_t)i);
-    }
-    ring_drv_publish(v->rx->drv.layout, &v->rx->drv); /* vu_fe_start() kicks anyway */
-    v->n_small = v->n_large = 0;
-    for (uint32_t i = 0; i < num; i++) {
-        bool small = i < num - large;
-
-        prepare(l->fe, v->tx, &at, small ? VIRTIO_SMALL : VIRTIO_LARGE, false);
-        if (small) {
-            v->small[v->n_small++] = (uint16_t)i;
-        } else {
-            v->large[v->n_large++] = (uint16_t)i;
-        }
-    }
-}
-
 /* Rings run afterwards. */
 static int bring_up(struct virtio_link *l, struct err *e)
 {
@@ -142,11 +97,11 @@ static int bring_up(struct virtio_link *l, struct err *e)
     for (unsigned i = 0; i < pv->n_pairs && !rc; i++) {
         struct virtio_pair *v = &pv->pair[i];
 
-        v->mergeable = features & VIRTIO_BIT(NET_F_MRG_RXBUF);
+        v->s.mergeable = features & VIRTIO_BIT(NET_F_MRG_RXBUF);
         /* Bits have their names from the driver's side, which is ours. */
         v->takes = offload_sent(features);
         v->sends = offload_taken(features);
-        fill_pair(l, v, vu_fe_buf(l->fe) + i * pair_bytes(l->conf.num));
+        vu_slots_fill(&v->s, l->fe, i);
     }
     rc = rc ? rc : vu_fe_start(l->fe, true, e);
     pthread_mutex_lock(&l->lock);
@@ -257,14 +212,14 @@ static void *link_main(void *arg)
 
 static bool virtio_arm(struct rxq *q)
 {
-    struct ring_drv *d = &container_of(q, struct virtio_pair, q)->rx->drv;
+    struct ring_drv *d = &container_of(q, struct virtio_pair, q)->s.rx->drv;
 
     return ring_drv_arm(d->layout, d);
 }
 
 static void virtio_disarm(struct rxq *q)
 {
-    struct ring_drv *d = &container_of(q, struct virtio_pair, q)->rx->drv;
+    struct ring_drv *d = &container_of(q, struct virtio_pair, q)->s.rx->drv;
 
     ring_drv_disarm(d->layout, d);
 }
@@ -289,7 +244,7 @@ static int go_up(struct port_virtio *pv, struct err *e)
     int rc = 0;
 
     for (unsigned i = 0; i < pv->n_pairs && !rc; i++) {
-        pv->pair[i].q.fd = pv->pair[i].rx->call_fd;
+        pv->pair[i].q.fd = pv->pair[i].s.rx->call_fd;
         rc = env->attach(env->ctx, &pv->pair[i].q, e);
     }
     if (rc) {
@@ -311,7 +266,7 @@ static void look_for_broken(struct virtio_link *l)
 
     for (unsigned i = 0; i < 2 * pv->n_pairs; i++) {
         const struct virtio_pair *v = &pv->pair[i / 2];
-        unsigned f = read_once(&(i % 2 ? v->tx : v->rx)->drv.broken);
+        unsigned f = read_once(&(i % 2 ? v->s.tx : v->s.rx)->drv.broken);
 
         if (f) {
             err_set(&e, -EPROTO, "%s: the back-end broke ring %u: %s", l->conf.path, i,
@@ -400,8 +355,7 @@ static void virtio_destroy(struct port *p)
 
     free_link(pv->link);
     for (unsigned i = 0; pv->pair && i < pv->n_pairs; i++) {
-        free(pv->pair[i].small);
-        free(pv->pair[i].large);
+        vu_slots_fini(&pv->pair[i].s);
     }
     free(pv->pair);
     port_fini(p);
@@ -443,7 +397,7 @@ static int make_link(struct port_virtio *pv, struct err *e)
         .timeout_ms = STEP_MS,
         .cancel_fd = l->cancel_fd,
     };
-    l->conf.buf_bytes = pv->n_pairs * pair_bytes(l->conf.num);
+    l->conf.buf_bytes = pv->n_pairs * vu_slots_bytes(l->conf.num);
     return vu_fe_create(&l->fe, &l->conf, e);
 }
 
@@ -460,12 +414,8 @@ static int make_pairs(struct port_virtio *pv, struct err *e)
         struct virtio_pair *v = &pv->pair[i];
 
         v->q = (struct rxq){.port = &pv->port, .queue = (uint16_t)i, .fd = -1};
-        v->rx = vu_fe_ring(pv->link->fe, 2 * i);
-        v->tx = vu_fe_ring(pv->link->fe, 2 * i + 1);
         v->shared = pv->port.env->n_workers > 1;
-        v->small = calloc(num, sizeof(*v->small));
-        v->large = calloc(num, sizeof(*v->large));
-        if (!v->small || !v->large) {
+        if (vu_slots_init(&v->s, pv->link->fe, i, num)) {
             return err_set(e, -ENOMEM, "out of memory");
         }
     }

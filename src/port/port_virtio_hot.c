@@ -77,35 +77,13 @@ static ALWAYS_INLINE int rx_frame(const struct virtio_pair *v, struct batch *b, 
     return offload_check(p, &said, v->sends);
 }
 
-/* How many of the used buffers the frame in the first one takes; 0: not one that there is. */
-static ALWAYS_INLINE uint32_t rx_buffers(const enum ring_layout l, struct virtio_pair *v,
-                                         const uint8_t *room, struct ring_drv_used *used,
-                                         uint32_t *have)
-{
-    struct vnet_hdr said;
-
-    memcpy(&said, room, sizeof(said));
-    if (likely(!v->mergeable || said.num_buffers <= 1 || used->len < sizeof(said))) {
-        return 1;
-    }
-    uint32_t n = said.num_buffers;
-    /* All but the last are to be filled: a snapshot of less is not worth a special case. */
-    if (n > VIRTIO_MERGE_MAX || used->len < PKT_SNAP) {
-        return 0;
-    }
-    if (n > *have) {
-        *have += ring_drv_reap(l, &v->rx->drv, used + *have, n - *have);
-    }
-    return n > *have ? 0 : n;
-}
-
 static ALWAYS_INLINE uint32_t rx(const enum ring_layout l, struct virtio_pair *v, struct batch *b,
                                  struct wctx *w)
 {
     struct virtio_rx_scratch *s = w->rx_scratch;
     struct port *port = v->q.port;
     struct port_counters *c = &port->counters[w->id];
-    uint32_t n = ring_drv_reap(l, &v->rx->drv, s->used, PKT_BURST), at = 0;
+    uint32_t n = ring_drv_reap(l, &v->s.rx->drv, s->used, PKT_BURST), at = 0;
     uint64_t bytes = 0;
 
     b->n = b->n_spans = 0;
@@ -121,7 +99,7 @@ static ALWAYS_INLINE uint32_t rx(const enum ring_layout l, struct virtio_pair *v
             __builtin_prefetch(s->used[at + RX_AHEAD].token);
         }
         copy_snapshot(room, used->token, MIN(used->len, (uint32_t)PKT_SNAP));
-        uint32_t k = rx_buffers(l, v, room, used, &have);
+        uint32_t k = vu_slots_frame(l, &v->s, room, PKT_SNAP, used, &have);
         int why = likely(k) ? rx_frame(v, b, &b->pkt[b->n], room, used, k) : DROP_BAD_CHAIN;
 
         n = at + have;
@@ -133,7 +111,7 @@ static ALWAYS_INLINE uint32_t rx(const enum ring_layout l, struct virtio_pair *v
         }
     }
     b->n_loans = n;
-    if (unlikely(v->rx->drv.broken)) {
+    if (unlikely(v->s.rx->drv.broken)) {
         tell_broken(port);
     }
     if (unlikely(read_once(&port->down))) {
@@ -150,7 +128,7 @@ uint32_t HOT(port_virtio_rx)(struct rxq *q, struct batch *b, struct wctx *w)
 {
     struct virtio_pair *v = container_of(q, struct virtio_pair, q);
 
-    return likely(v->rx->drv.layout == RING_SPLIT) ? rx(RING_SPLIT, v, b, w)
+    return likely(v->s.rx->drv.layout == RING_SPLIT) ? rx(RING_SPLIT, v, b, w)
                                                    : rx(RING_PACKED, v, b, w);
 }
 
@@ -160,16 +138,16 @@ static ALWAYS_INLINE void rx_done(const enum ring_layout l, struct virtio_pair *
     const struct virtio_rx_scratch *s = w->rx_scratch;
 
     for (uint32_t i = 0; i < n; i++) {
-        ring_drv_repost(l, &v->rx->drv, s->used[i].id);
+        ring_drv_repost(l, &v->s.rx->drv, s->used[i].id);
     }
-    publish(l, v->rx, w);
+    publish(l, v->s.rx, w);
 }
 
 void HOT(port_virtio_rx_done)(struct rxq *q, struct batch *b, struct wctx *w)
 {
     struct virtio_pair *v = container_of(q, struct virtio_pair, q);
 
-    if (likely(v->rx->drv.layout == RING_SPLIT)) {
+    if (likely(v->s.rx->drv.layout == RING_SPLIT)) {
         rx_done(RING_SPLIT, v, b->n_loans, w);
     } else {
         rx_done(RING_PACKED, v, b->n_loans, w);
@@ -184,39 +162,6 @@ struct tx_sum {
     uint64_t bytes;
 };
 
-/* Slots that came back are free. */
-static ALWAYS_INLINE void reclaim(const enum ring_layout l, struct virtio_pair *v)
-{
-    const uint32_t first_large = v->tx->drv.num - VIRTIO_N_LARGE(v->tx->drv.num);
-    struct ring_drv_used used[PKT_BURST];
-    uint32_t n;
-
-    do {
-        n = ring_drv_reap(l, &v->tx->drv, used, PKT_BURST);
-        for (uint32_t i = 0; i < n; i++) {
-            if (used[i].id < first_large) {
-                v->small[v->n_small++] = used[i].id;
-            } else {
-                v->large[v->n_large++] = used[i].id;
-            }
-        }
-    } while (n == PKT_BURST);
-}
-
-/* A free slot of at least `need` bytes, posted with that length; NULL: there is none. */
-static ALWAYS_INLINE uint8_t *take_slot(const enum ring_layout l, struct virtio_pair *v, uint32_t need)
-{
-    bool large = need > VIRTIO_SMALL || !v->n_small;
-
-    if (unlikely(large && !v->n_large)) {
-        return NULL;
-    }
-    uint16_t id = large ? v->large[--v->n_large] : v->small[--v->n_small];
-    ring_drv_resize(&v->tx->drv, id, need);
-    ring_drv_repost(l, &v->tx->drv, id);
-    return v->tx->drv.slot[id].token;
-}
-
 /* num_buffers is 0 on this way (virtio 1.4, 5.1.9.2). */
 static ALWAYS_INLINE void no_buffers(uint8_t *d)
 {
@@ -228,7 +173,7 @@ static ALWAYS_INLINE int send_whole(const enum ring_layout l, struct virtio_pair
 {
     const struct gspan *s = pkt_spans(p);
     uint32_t head = VNET_HDR_LEN + p->snap_len;
-    uint8_t *d = take_slot(l, v, VNET_HDR_LEN + p->len);
+    uint8_t *d = vu_slots_take(l, &v->s, VNET_HDR_LEN + p->len);
 
     if (unlikely(!d)) {
         return DROP_TX_FULL;
@@ -254,7 +199,7 @@ static ALWAYS_INLINE int send_segments(const enum ring_layout l, struct virtio_p
     int why = segmenter_init(&t->segmenter, p, v->takes);
 
     while (why == DROP_N && segmenter_next(&t->segmenter, seg)) {
-        uint8_t *d = take_slot(l, v, VNET_HDR_LEN + seg->head_len + seg->len);
+        uint8_t *d = vu_slots_take(l, &v->s, VNET_HDR_LEN + seg->head_len + seg->len);
 
         if (unlikely(!d)) {
             return DROP_TX_FULL;
@@ -275,7 +220,7 @@ static ALWAYS_INLINE void tx(const enum ring_layout l, struct port *port, struct
     struct tx_sum sum = {0};
 
     burst_lock(&v->lock, v->shared);
-    reclaim(l, v);
+    vu_slots_reclaim(l, &v->s);
     for (uint32_t i = 0; i < n; i++) {
         const struct pkt *p = &b->pkt[idx[i]];
         int why;
@@ -291,8 +236,8 @@ static ALWAYS_INLINE void tx(const enum ring_layout l, struct port *port, struct
             port_count_drop(port, w, (enum drop)why, 1);
         }
     }
-    publish(l, v->tx, w);
-    bool broken = v->tx->drv.broken;
+    publish(l, v->s.tx, w);
+    bool broken = v->s.tx->drv.broken;
     burst_unlock(&v->lock, v->shared);
     if (unlikely(broken)) {
         tell_broken(port);
@@ -305,7 +250,7 @@ static ALWAYS_INLINE void tx(const enum ring_layout l, struct port *port, struct
 static void tx_pair(struct port *port, struct virtio_pair *v, const struct batch *b,
                     const uint8_t *idx, uint32_t n, struct wctx *w)
 {
-    if (likely(v->tx->drv.layout == RING_SPLIT)) {
+    if (likely(v->s.tx->drv.layout == RING_SPLIT)) {
         tx(RING_SPLIT, port, v, b, idx, n, w);
     } else {
         tx(RING_PACKED, port, v, b, idx, n, w);

@@ -784,9 +784,10 @@ def test_stop_over_the_socket(switch):
 # --- what is written about it ---------------------------------------------------------------------
 
 @pytest.mark.skipif(not shutil.which('man'), reason='no man')
-def test_man_page_is_clean():
+@pytest.mark.parametrize('page', sorted(os.listdir(f'{TOP}/man')))
+def test_man_page_is_clean(page):
     r = subprocess.run(['man', '-l', '--warnings', '-E', 'UTF-8', '-Tutf8', '-Z',
-                        f'{TOP}/man/ringway.1'], capture_output=True, text=True, timeout=TIMEOUT)
+                        f'{TOP}/man/{page}'], capture_output=True, text=True, timeout=TIMEOUT)
     assert r.returncode == 0 and r.stderr == '', r.stderr
 
 
@@ -881,6 +882,23 @@ def test_installed(dir):
                         *flags.split()], capture_output=True, text=True, timeout=TIMEOUT)
     assert r.returncode == 0, flags + r.stderr
     assert subprocess.run([f'{dir}/user'], timeout=TIMEOUT).returncode == 0
+
+    installed('/man/man3/ringway-client.3')
+    pc = os.path.dirname(installed('/pkgconfig/ringway-client.pc'))
+    flags = subprocess.run(
+        ['pkg-config', '--define-variable=prefix=' + prefix, '--cflags', '--libs', 'ringway-client'],
+        capture_output=True, text=True, check=True, env=environment(PKG_CONFIG_PATH=pc)).stdout
+    r = subprocess.run(['cc', '-std=c99', '-D_DEFAULT_SOURCE', '-Wall', '-Wextra', '-Wpedantic', '-Werror',
+                        '-o', f'{dir}/reflector', f'{TOP}/examples/reflector.c', *flags.split()],
+                       capture_output=True, text=True, timeout=TIMEOUT)
+    assert r.returncode == 0, flags + r.stderr
+    shared = os.path.dirname(installed('/libringway-client.so'))
+    r = subprocess.run([f'{dir}/reflector', ''], capture_output=True, text=True, timeout=TIMEOUT,
+                       env=environment(LD_LIBRARY_PATH=shared))
+    assert r.returncode == 1 and 'no path' in r.stderr
+    names = subprocess.run(['nm', '-D', '--defined-only', f'{shared}/libringway-client.so'],
+                           capture_output=True, text=True, check=True).stdout
+    assert names and all(' T rwc_' in line for line in names.splitlines()), names
 
 
 def test_two_workers(dir):
