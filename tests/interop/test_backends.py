@@ -4,13 +4,19 @@
     nic (a front-end of tests/py) --- ringway --- up ===> net_vhost of testpmd, which swaps the addresses
 
     a --- ringway, br0 --- up0 ===> OVS bridge <=== up1 --- ringway, br1 --- b
+
+And libringway-client, in examples/reflector.c, with DPDK:
+
+    reflector ===> net_vhost of testpmd            reflector ===> ringway <=== virtio-user of testpmd
 """
 import os
+import subprocess
 import tempfile
 
 import dpdk
 import lab
 import pytest
+from lab import vm
 from test_testpmd import make, things  # noqa: F401
 
 import vu_front as vu
@@ -18,6 +24,7 @@ from vu_front import frame
 
 SIZES = [60, 1514, 61, 200, 1000]
 NIC = b'\x02\0\0\0\0\x11', b'\x02\0\0\0\0\x12'
+REFLECTOR = os.path.join(lab.BUILD, 'examples', 'reflector')
 LAYOUTS = pytest.mark.parametrize('layout', ['split', 'packed'])
 
 
@@ -39,7 +46,9 @@ def folder():
 @pytest.fixture(autouse=True)
 def row(request, record_property):
     """The row of the table in docs/interop.md."""
-    of = 'OVS-DPDK' if 'ovs' in request.node.name else f'DPDK {dpdk.version()} net_vhost'
+    of = ('OVS-DPDK' if 'ovs' in request.node.name else
+          f'libringway-client and DPDK {dpdk.version()}' if 'client' in request.node.name else
+          f'DPDK {dpdk.version()} net_vhost')
     record_property('row', ', '.join([of, *map(str, request.node.callspec.params.values())]))
 
 
@@ -110,3 +119,42 @@ def test_ovs_dpdk(things, folder, layout, queues):
     for _ in range(20):
         vu.exchange(a, b, SIZES)
         vu.exchange(b, a, SIZES)
+
+
+class Reflector:
+    def __init__(self, path, layout):
+        self.proc = subprocess.Popen([REFLECTOR, path, *(['packed'] if layout == 'packed' else [])],
+                                     preexec_fn=vm.die_with_parent)
+
+    def close(self):
+        running = self.proc.poll() is None
+        self.proc.kill()
+        self.proc.wait()
+        assert running
+
+
+@dpdk.needs_testpmd
+@LAYOUTS
+@pytest.mark.column('frames go round: net_vhost')
+def test_client_with_net_vhost(things, folder, layout):
+    path = f'{folder}/vhost.sock'
+    pmd = net_vhost(things, path)
+    pmd.do('stop')
+    make(things, Reflector(path, layout))
+    lab.until(lambda: 'Link status: up' in pmd.do('show port info 0'), 'testpmd sees the reflector')
+    pmd.do('start tx_first')
+    pmd.wait_traffic(0)
+
+
+@dpdk.needs_testpmd
+@LAYOUTS
+@pytest.mark.column('frames go round: virtio-user, through ringway')
+def test_client_with_virtio_user(things, layout):
+    sw = make(things, lab.Switch('app', 'pmd')).start()
+    pmd = make(things, dpdk.Testpmd(dpdk.virtio_user([sw.sock('pmd')], f',packed_vq={int(layout == "packed")}'),
+                                    'macswap', arguments=['--port-topology=loop']))
+    pmd.prompt()
+    make(things, Reflector(sw.sock('app'), layout))
+    sw.wait_ready('app', 'pmd')
+    pmd.do('start tx_first')
+    pmd.wait_traffic(0)
