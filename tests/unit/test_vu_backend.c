@@ -1458,6 +1458,23 @@ static void expect_log(const char *what)
     F.own.log[0] = '\0';
 }
 
+/* Taken, and not kept: the log is read when it is wanted. */
+static void log_fd(void **state)
+{
+    int fd = eventfd(0, EFD_CLOEXEC);
+    unsigned fds = open_fds();
+
+    say_u64(&F, VU_SET_PROTOCOL_FEATURES, PLAIN, VU_PROTOCOL_BIT(LOG_SHMFD));
+    for (unsigned i = 0; i < 10; i++) {
+        send_msg(&F, VU_SET_LOG_FD, NEED_REPLY, NULL, 0, &fd, 1);
+        assert_int_equal(reply(&F, VU_SET_LOG_FD), 0);
+    }
+    WAIT_FOR(&F, open_fds() == fds);
+    close(fd);
+    send_msg(&F, VU_SET_LOG_FD, NEED_REPLY, NULL, 0, NULL, 0); /* nor is one missed */
+    assert_int_equal(reply(&F, VU_SET_LOG_FD), 0);
+}
+
 /* As QEMU starts and ends it: nothing stops. */
 static void log_while_rings_run(void **state)
 {
@@ -2783,6 +2800,7 @@ int main(void)
         T(own_file_is_truncated),
         T(own_file_of_others),
         T(features_that_are_gone),
+        T(log_fd),
         T(log_while_rings_run),
         T(hold_until_there_is_a_log),
         T(hold_running_rings),
