@@ -11,10 +11,11 @@
 #include <sched.h>
 
 #include "base/compiler.h"
+#include "base/order.h"
 
 static ALWAYS_INLINE void burst_lock(uint32_t *lock, bool shared)
 {
-    while (shared && unlikely(__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE))) {
+    while (shared && unlikely(ordered_exchange(LK, lock, 1u))) {
         for (unsigned n = 0; read_once(lock); n++) {
             if (n < 1000) {
                 cpu_relax();
@@ -28,7 +29,7 @@ static ALWAYS_INLINE void burst_lock(uint32_t *lock, bool shared)
 static ALWAYS_INLINE void burst_unlock(uint32_t *lock, bool shared)
 {
     if (shared) {
-        store_release(lock, 0u);
+        ordered_store(LK, lock, 0u);
     }
 }
 

@@ -158,10 +158,9 @@ static void env_signal(void *ctx, int fd)
 static void env_post(void *ctx, struct port *p) /* any thread */
 {
     struct dp *dp = ctx;
-    uint64_t bit = 1ull << (p->id % 64), one = 1;
+    uint64_t one = 1;
 
-    if (p->id == PORT_NONE ||
-        __atomic_fetch_or(&dp->posted[p->id / 64], bit, __ATOMIC_RELEASE) & bit) {
+    if (p->id == PORT_NONE || !posted_set(&dp->posted, p->id)) {
         return; /* asked already */
     }
     ssize_t r = write(dp->postfd, &one, sizeof(one)); /* our own, non-blocking */
@@ -176,8 +175,8 @@ static void on_post(evutil_socket_t fd, short what, void *arg)
 
     (void)r;
     (void)what;
-    for (unsigned k = 0; k < ARRAY_SIZE(dp->posted); k++) {
-        uint64_t bits = __atomic_exchange_n(&dp->posted[k], 0, __ATOMIC_ACQUIRE);
+    for (unsigned k = 0; k < POSTED_WORDS; k++) {
+        uint64_t bits = posted_take(&dp->posted, k);
 
         for (; bits; bits &= bits - 1) {
             struct port *p = dp->port[k * 64 + (unsigned)__builtin_ctzll(bits)].port;

@@ -6,6 +6,7 @@
 #include "dp/bridge.h"
 #include "dp/dp.h"
 #include "dp/placement.h"
+#include "dp/posted.h"
 
 struct dp_bridge {
     struct bridge_conf conf;
@@ -47,7 +48,7 @@ struct dp {
     struct evsignal *signal;
     int postfd; /* workers wake the control thread with it */
     struct event *post_event, *tick_event, *balance_event;
-    uint64_t posted[PORT_MAX / 64]; /* ports whose event callback is due */
+    struct posted posted; /* ports whose event callback is due */
 };
 
 /* Have the workers see the present state; when this returns they have forgotten the old one. */

@@ -84,7 +84,7 @@ void capture_out_init(struct capture_out *o, const struct capture_mem *m, unsign
 /* Room for `size` bytes in one piece, or NULL. */
 static uint8_t *reserve(struct capture_out *o, uint32_t size)
 {
-    uint64_t used = o->head - load_acquire(&o->shared->tail); /* CR2 */
+    uint64_t used = o->head - ordered_load(CR2, &o->shared->tail);
     uint32_t at = (uint32_t)o->head & (o->size - 1), to_end = o->size - at;
     uint32_t skip = size > to_end ? to_end : 0;
 
@@ -176,7 +176,7 @@ int capture_reader_init(struct capture_reader *r, void *p, uint64_t m, struct er
 static int peek_ring(struct capture_reader *r, unsigned i, struct capture_rec *rec,
                      const uint8_t **bytes)
 {
-    uint64_t head = load_acquire(&r->ring[i].head); /* CR1 */
+    uint64_t head = ordered_load(CR1, &r->ring[i].head);
 
     for (;;) {
         uint64_t used = head - r->tail[i];
@@ -225,7 +225,7 @@ int capture_peek(struct capture_reader *r, struct capture_rec *rec, const uint8_
 void capture_next(struct capture_reader *r)
 {
     r->tail[r->at] += r->at_size;
-    store_release(&r->ring[r->at].tail, r->tail[r->at]); /* CR2 */
+    ordered_store(CR2, &r->ring[r->at].tail, r->tail[r->at]);
 }
 
 bool capture_arm(struct capture_reader *r)

@@ -25,6 +25,7 @@
 
 #include "base/compiler.h"
 #include "base/err.h"
+#include "base/order.h"
 #include "pkt/pkt.h"
 #include "port/port.h"
 
@@ -110,7 +111,7 @@ static inline bool capture_unpublished(const struct capture_out *o)
 /* Let the consumer see what was pushed. It is to be woken by the caller, see capture_wants_signal. */
 static inline void capture_publish(struct capture_out *o)
 {
-    store_release(&o->shared->head, o->head); /* CR1 */
+    ordered_store(CR1, &o->shared->head, o->head);
 }
 
 /* After a full fence that follows capture_publish(). */
