@@ -9,10 +9,13 @@
 #ifndef BASE_ORDER_H
 #define BASE_ORDER_H
 
+#include "base/compiler.h"
+
 #define ORDER_CR1 1
 #define ORDER_CR2 2
 #define ORDER_LK  3
 #define ORDER_EV  4
+#define ORDER_CR3 5
 
 #ifndef ORDER_WEAKEN
 #define ORDER_WEAKEN 0
@@ -24,6 +27,14 @@
     __atomic_store_n((p), (v), ORDER_WEAKEN == ORDER_##name ? __ATOMIC_RELAXED : __ATOMIC_RELEASE)
 #define ordered_fetch_or(name, p, v)                                                               \
     __atomic_fetch_or((p), (v), ORDER_WEAKEN == ORDER_##name ? __ATOMIC_RELAXED : __ATOMIC_RELEASE)
+#define ordered_fence(name)                                                                        \
+    do {                                                                                           \
+        if (ORDER_WEAKEN == ORDER_##name) {                                                        \
+            __asm__ volatile("" ::: "memory");                                                     \
+        } else {                                                                                   \
+            fence_full(); /* such as CR3 */                                                        \
+        }                                                                                          \
+    } while (0)
 #define ordered_exchange(name, p, v)                                                               \
     __atomic_exchange_n((p), (v), ORDER_WEAKEN == ORDER_##name ? __ATOMIC_RELAXED : __ATOMIC_ACQUIRE)
 

@@ -231,7 +231,7 @@ void capture_next(struct capture_reader *r)
 bool capture_arm(struct capture_reader *r)
 {
     write_once(&r->head->waiting, 1u);
-    fence_full(); /* CR3's partner: the fence of the worker's round, before capture_wants_signal() */
+    ordered_fence(CR3); /* its partner: the fence of the worker's round, before capture_wants_signal() */
     for (unsigned i = 0; i < r->n_rings; i++) {
         if (read_once(&r->ring[i].head) != r->tail[i]) {
             return true;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Store buffering: the two notification races of a virtqueue and that of the dirty log, on the real
- * ring code.
+ * Store buffering: the two notification races of a virtqueue, that of the dirty log, and that of a
+ * capture, on the real code.
  *
  *   race 1, "signal"        driver                     device
  *                           arm: write used_event      commit: write used->idx
@@ -23,12 +23,18 @@
  * The bit is set at the start of each round; it is lost if the front-end read the page as it was and
  * finds no bit in the log afterwards: nobody would copy that page again.
  *
+ *   race 4, "capture"       consumer                   worker
+ *                           arm: write waiting         publish: write head
+ *                           CR3                        S3, that of its round
+ *                           look at head               look at waiting
+ *
  * Each round both sides do their half at the same moment.  If both looks miss the other's write, one
  * side sleeps and the other does not wake it: the round is lost, for ever.  With both fences no round
- * may be lost.  Built with one fence taken away (RING_WEAKEN), a round must get lost sooner or later;
+ * may be lost.  Built with one fence taken away (RING_WEAKEN,
+ * ORDER_WEAKEN), a round must get lost sooner or later;
  * how soon is up to the machine, so the program then runs until it happens or the time is over.
  *
- * usage: sb signal|kick|log [rounds]  exit status 0 as expected, 1 not, 77 cannot be tried here
+ * usage: sb signal|kick|log|capture [rounds]  exit status 0 as expected, 1 not, 77 cannot be tried here
  */
 #include <pthread.h>
 #include <sched.h>
@@ -37,6 +43,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/order.h"
+#include "port/capture_ring.h"
 #include "ring/ring.h"
 #include "ring/ring_drv.h"
 
@@ -52,14 +60,18 @@
 #define SPREAD 8
 #endif
 /* Rounds are cheap, but not on a machine whose CPUs are busy elsewhere. */
-#define SECONDS (RING_WEAKEN ? 40 : 10)
+#define WEAK    (RING_WEAKEN || ORDER_WEAKEN)
+#define SECONDS (WEAK ? 40 : 10)
 
 static struct ring_drv drv;
 static struct ring dev;
 static struct ring_burst burst;
 static uint8_t mem[4096] __attribute__((aligned(4096)));
-static enum { SIGNAL, KICK, LOG } race;
-static const char *const race_name[] = {"signal", "kick", "log"};
+static enum { SIGNAL, KICK, LOG, CAPTURE } race;
+static const char *const race_name[] = {"signal", "kick", "log", "capture"};
+static struct capture_mem captures = CAPTURE_MEM_NONE;
+static struct capture_out out;
+static struct capture_reader reader;
 static uint32_t page CACHE_ALIGNED; /* the page that is written: one word of it */
 static uint8_t bits[CACHE_LINE] CACHE_ALIGNED;
 static struct ring_log dirty = {.payload = true};
@@ -137,6 +149,12 @@ static bool device_half(uint32_t round)
         ring_log_payload(&dirty, &one, 0, 1, &len);
         return false; /* the log says it: nobody_knows() */
     }
+    if (race == CAPTURE) {
+        out.head += 8;
+        capture_publish(&out);
+        fence_full(); /* S3, as in finish_round() */
+        return capture_wants_signal(captures.head);
+    }
     return race == KICK ? ring_dev_arm(L, &dev) : ring_dev_commit(L, &dev, &burst, 1, NULL);
 }
 
@@ -145,6 +163,9 @@ static bool driver_half(uint32_t round)
     if (race == LOG) {
         __atomic_exchange_n(&bits[0], 0, __ATOMIC_SEQ_CST);
         return read_once(&page) == round;
+    }
+    if (race == CAPTURE) {
+        return capture_arm(&reader);
     }
     return race == KICK ? ring_drv_publish(L, &drv) : ring_drv_arm(L, &drv);
 }
@@ -155,6 +176,10 @@ static bool nobody_knows(bool driver_saw)
     bool marked = race == LOG && bits[0];
 
     bits[0] = 1;
+    if (race == CAPTURE) {
+        capture_disarm(&reader);
+        reader.tail[0] = out.head; /* it has taken all */
+    }
     return !driver_saw && !s.device_saw && !marked;
 }
 
@@ -265,6 +290,12 @@ static bool litmus(bool event_idx, uint32_t max, uint32_t *lost)
     if (race == SIGNAL) {
         post();
         ring_drv_publish(L, &drv);
+    } else if (race == CAPTURE) {
+        if (capture_mem_create(&captures, 1, CAPTURE_RING_MIN, NULL) ||
+            capture_reader_init(&reader, captures.head, captures.bytes, NULL)) {
+            abort();
+        }
+        capture_out_init(&out, &captures, 0);
     }
     if (pthread_create(&t, NULL, device, NULL)) {
         abort();
@@ -272,6 +303,7 @@ static bool litmus(bool event_idx, uint32_t max, uint32_t *lost)
     uint32_t n = rounds(max, lost);
     pthread_join(t, NULL);
     ring_drv_fini(&drv);
+    capture_mem_free(&captures);
     gmem_free((struct gmem *)rs.mem);
     gmem_free((struct gmem *)dirty.map);
     printf("%s, %s, %s: %u lost in %u rounds\n", L == RING_PACKED ? "packed" : "split",
@@ -284,27 +316,30 @@ int main(int argc, char **argv)
     uint32_t max = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 0) : 400000, lost[2] = {0};
 
     if (argc < 2) {
-        fprintf(stderr, "usage: sb signal|kick|log [rounds]\n");
+        fprintf(stderr, "usage: sb signal|kick|log|capture [rounds]\n");
         return 2;
     }
-    race = !strcmp(argv[1], "log") ? LOG : !strcmp(argv[1], "kick") ? KICK : SIGNAL;
+    race = SIGNAL;
+    for (unsigned i = 0; i < ARRAY_SIZE(race_name); i++) {
+        race = strcmp(argv[1], race_name[i]) ? race : i;
+    }
     if (sched_getaffinity(0, sizeof(allowed), &allowed) || CPU_COUNT(&allowed) < 2) {
         printf("skipped: the race needs two CPUs, this process may use one\n");
         return 77;
     }
     pin(0);
-    wanted = RING_WEAKEN ? 1 : UINT32_MAX;
-    if (RING_WEAKEN) {
+    wanted = WEAK ? 1 : UINT32_MAX;
+    if (WEAK) {
         max = 0x7ffffff0;
     }
     bool any = litmus(true, max, &lost[0]);
-    if (!RING_WEAKEN || !any) {
+    if (!WEAK || !any) {
         any |= litmus(false, max, &lost[1]);
     }
-    if (RING_WEAKEN && !any) {
+    if (WEAK && !any) {
         printf("skipped: without the fence no round was lost in %d seconds; the two threads were "
                "never on two CPUs at once, or this CPU does not reorder\n", SECONDS);
         return 77;
     }
-    return any == (RING_WEAKEN != 0) ? 0 : 1;
+    return any == WEAK ? 0 : 1;
 }
