@@ -11,6 +11,7 @@ import struct
 
 import pytest
 
+import test_offload as off
 import vu_front as vu
 from vu_front import GPA, Memory, Nic, frame, wait_for
 
@@ -98,14 +99,20 @@ def burst(a, b, n, sizes, seq):
     return sent
 
 
+def with_log(net, packed=0, **how):
+    """A nic whose front-end took LOG_SHMFD."""
+    b = net.nic(None, features=Nic.FEATURES | packed, **how)
+    b.PROTOCOLS = b.PROTOCOLS | LOG_SHMFD
+    b.qemu()
+    b.acks = True
+    return b
+
+
 @pytest.fixture
 def logged(net):
-    """A nic whose front-end took LOG_SHMFD, and one that plays along."""
+    """Such a one, and one that plays along."""
     def make(packed=0, **how):
-        b = net.nic(None, features=Nic.FEATURES | packed, **how)
-        b.PROTOCOLS = b.PROTOCOLS | LOG_SHMFD
-        b.qemu()
-        b.acks = True
+        b = with_log(net, packed, **how)
         return net.nic(), b
     return make
 
@@ -138,6 +145,32 @@ def test_every_page_and_no_other(logged, packed, rx_size):
         assert dirty <= marked, f'written and not marked: {sorted(dirty - marked)}'
         assert marked <= allowed, f'marked without a reason: {sorted(marked - allowed)}'
         assert b.recv(n) == (sent if n > 1 else sent[0])
+    log.close()
+
+
+@LAYOUTS
+@pytest.mark.parametrize('rx_size', [2048, 300])
+def test_segments_and_sums(net, packed, rx_size):
+    """What the switch makes of a large frame for a guest without offloads is marked, too."""
+    a, kind = off.sender(net), off.KINDS['tso4']
+    b = with_log(net, packed, rx_size=rx_size)
+    log = Log(b)
+    give(b, log)
+    set_features(b, True)
+    log_rings(b, True)
+    for size, mss in (9000, 1000), (20000, 1448), (700, 0):
+        data = off.body(size)
+        pkt = kind.packet(data)
+        b.poll()
+        b.inbox = []
+        before, allowed = b.mem.map[:], may_write(b)
+        log.take()
+        a.transmit(kind.partial(pkt), header=kind.header(pkt, mss, gso=bool(mss)))
+        wait_for('the frame to be taken', lambda: (a.reap(), not a.tx.chains)[1])
+        marked, dirty = log.take(), changed(b.mem, before)
+        assert len(dirty) > size // PAGE and dirty <= marked <= allowed
+        got = b.recv(-(-size // mss) if mss else 1)
+        assert b''.join(f[-(len(f) - len(pkt) + size):] for f in ([got] if not mss else got)) == data
     log.close()
 
 
