@@ -1222,6 +1222,15 @@ static void inflight_region_lies(void **state)
     close(fd);
 }
 
+/* The front-end leaves and the device ends in order. */
+static void no_device(void)
+{
+    close(F.s);
+    F.s = -1;
+    vu_dev_destroy(F.dev);
+    F.dev = NULL;
+}
+
 /* The switch dies: its file stays as it is; the next one starts. */
 static void next_process(const void *bytes, size_t n)
 {
@@ -1237,9 +1246,7 @@ static void next_process(const void *bytes, size_t n)
 
         had = read(fd, kept, sizeof(kept));
         close(fd);
-        close(F.s);
-        F.s = -1;
-        vu_dev_destroy(F.dev);
+        no_device();
         assert_int_not_equal(access(path, F_OK), 0); /* an orderly end leaves nothing */
     }
     if (bytes || had) {
@@ -1262,10 +1269,7 @@ static void keep_line(enum log_level level, const char *line)
 
 static void own_file(void **state)
 {
-    close(F.s);
-    F.s = -1;
-    vu_dev_destroy(F.dev);
-    F.dev = NULL;
+    no_device();
     next_process(NULL, 0);
     packed_ring(0x80008000, 0);
     assert_log("start 0 @32768;");
@@ -1312,10 +1316,7 @@ static void own_file_is_truncated(void **state)
     struct err e;
 
     assert_int_equal(gmem_init(&e), 0);
-    close(F.s);
-    F.s = -1;
-    vu_dev_destroy(F.dev);
-    F.dev = NULL;
+    no_device();
     next_process(NULL, 0);
     packed_ring(0x80008000, 0);
     snprintf(path, sizeof(path), "%s/p1.rings", F.dir);
@@ -1335,10 +1336,7 @@ static void own_file_of_others(void **state)
     char path[128], big[1 << 16];
     struct stat st;
 
-    close(F.s);
-    F.s = -1;
-    vu_dev_destroy(F.dev);
-    F.dev = NULL;
+    no_device();
     snprintf(path, sizeof(path), "%s/p1.rings", F.dir);
     for (unsigned i = 0; i < 2 * ARRAY_SIZE(what); i++) {
         memset(big, 0x5a, sizeof(big));
@@ -1351,10 +1349,7 @@ static void own_file_of_others(void **state)
         *F.own.conf[0].resume = WORD(1, 0); /* it can be written to its end */
         assert_int_equal(get_packed_base(0), 0x80008000);
     }
-    close(F.s);
-    F.s = -1;
-    vu_dev_destroy(F.dev);
-    F.dev = NULL;
+    no_device();
     assert_int_equal(symlink("/etc/hostname", path), 0); /* whose file that is does not matter */
     next_process(NULL, 0);
     packed_ring(0x80008000, 0);
@@ -1365,10 +1360,7 @@ static void own_file_of_others(void **state)
 /* The next process offers less than the front-end has: it says what, by name. */
 static void features_that_are_gone(void **state)
 {
-    close(F.s);
-    F.s = -1;
-    vu_dev_destroy(F.dev);
-    F.dev = NULL;
+    no_device();
     next_process(NULL, 0);
     packed_ring(0x80008000, 0);
     uint8_t kept[1 << 16];
@@ -1378,9 +1370,7 @@ static void features_that_are_gone(void **state)
     int fd = open(path, O_RDONLY);
     ssize_t n = read(fd, kept, sizeof(kept));
     close(fd);
-    close(F.s);
-    F.s = -1;
-    vu_dev_destroy(F.dev);
+    no_device();
     fd = open(path, O_WRONLY | O_CREAT, 0600);
     assert_int_equal(write(fd, kept, (size_t)n), n);
     close(fd);
