@@ -32,7 +32,7 @@
         if (ORDER_WEAKEN == ORDER_##name) {                                                        \
             __asm__ volatile("" ::: "memory");                                                     \
         } else {                                                                                   \
-            fence_full(); /* such as CR3 */                                                        \
+            fence_full();                                                                          \
         }                                                                                          \
     } while (0)
 #define ordered_exchange(name, p, v)                                                               \
