@@ -21,6 +21,8 @@
  * Errors.  Functions that return int answer 0 or a negative errno, and put one sentence for a person
  * into why[0 .. size), which may be NULL with size 0. Others set errno as they say.
  *
+ * Queues.  `queue` is the number of a queue pair, below conf.queues.
+ *
  * Threads.  One at a time per queue, for receiving and sending separately; rwc_connect() and
  * rwc_close() while nobody uses any queue.
  *
@@ -120,7 +122,7 @@ unsigned rwc_send(struct rwc *nic, unsigned queue, const struct rwc_frame *frame
 
 /* An eventfd (never to be closed, nor read) that is readable when frames came after rwc_arm(). */
 int rwc_fd(const struct rwc *nic, unsigned queue);
-/* Ask to be woken. False: frames are there already, do not wait. */
+/* Ask to be woken. False: do not wait, frames are there already, or nothing will come any more. */
 bool rwc_arm(struct rwc *nic, unsigned queue);
 /* No more wake-ups, and what was signalled is forgotten. */
 void rwc_disarm(struct rwc *nic, unsigned queue);

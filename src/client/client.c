@@ -187,16 +187,10 @@ API int rwc_connect(struct rwc *nic, char *why, size_t size)
     struct err e = {0};
 
     nic->up = false;
-    int rc = vu_fe_connect(nic->fe, &e);
-    if (!rc && !(vu_fe_features(nic->fe) & VIRTIO_BIT(NET_F_MRG_RXBUF))) {
-        /* One receive slot per frame, which holds no large one. */
-        vu_fe_forgo(nic->fe, VNET_FEATURES_GUEST_GSO);
-    }
-    rc = rc ? rc : vu_fe_reset_rings(nic->fe, &e);
+    int rc = vu_slots_connect(nic->fe, &e);
     if (!rc) {
         note_features(nic, vu_fe_features(nic->fe));
         for (unsigned i = 0; i < nic->n_queues; i++) {
-            nic->queue[i].s.mergeable = nic->features & VIRTIO_BIT(NET_F_MRG_RXBUF);
             nic->queue[i].n_lent = 0;
             vu_slots_fill(&nic->queue[i].s, nic->fe, i);
         }
@@ -383,7 +377,7 @@ API bool rwc_arm(struct rwc *nic, unsigned queue)
 {
     struct ring_drv *d = &nic->queue[queue].s.rx->drv;
 
-    return !ring_drv_arm(d->layout, d);
+    return nic->up && !d->broken && !ring_drv_arm(d->layout, d);
 }
 
 API void rwc_disarm(struct rwc *nic, unsigned queue)

@@ -83,21 +83,12 @@ static struct port_virtio *virtio_of(struct port *p)
 static int bring_up(struct virtio_link *l, struct err *e)
 {
     struct port_virtio *pv = l->pv;
-    int rc = vu_fe_connect(l->fe, e);
-
-    if (rc) {
-        return rc;
-    }
-    if (!(vu_fe_features(l->fe) & VIRTIO_BIT(NET_F_MRG_RXBUF))) {
-        /* One receive slot per frame, which holds no large one. */
-        vu_fe_forgo(l->fe, VNET_FEATURES_GUEST_GSO);
-    }
+    int rc = vu_slots_connect(l->fe, e);
     uint64_t features = vu_fe_features(l->fe);
-    rc = vu_fe_reset_rings(l->fe, e);
+
     for (unsigned i = 0; i < pv->n_pairs && !rc; i++) {
         struct virtio_pair *v = &pv->pair[i];
 
-        v->s.mergeable = features & VIRTIO_BIT(NET_F_MRG_RXBUF);
         /* Bits have their names from the driver's side, which is ours. */
         v->takes = offload_sent(features);
         v->sends = offload_taken(features);

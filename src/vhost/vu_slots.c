@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "vnet/features.h"
+
 static uint32_t slot_stride(uint32_t room)
 {
     return (room + VU_SLOT_PAD + CACHE_LINE - 1) & ~(CACHE_LINE - 1u);
@@ -31,6 +33,17 @@ void vu_slots_fini(struct vu_slots *s)
     free(s->large);
 }
 
+int vu_slots_connect(struct vu_fe *fe, struct err *e)
+{
+    int rc = vu_fe_connect(fe, e);
+
+    if (!rc && !(vu_fe_features(fe) & VIRTIO_BIT(NET_F_MRG_RXBUF))) {
+        /* One receive slot per frame, which holds no large one. */
+        vu_fe_forgo(fe, VNET_FEATURES_GUEST_GSO);
+    }
+    return rc ? rc : vu_fe_reset_rings(fe, e);
+}
+
 /* A chain of one slot, held. */
 static void prepare(struct vu_fe *fe, struct vu_fe_ring *r, uint8_t **at, uint32_t room, bool in)
 {
@@ -45,6 +58,7 @@ void vu_slots_fill(struct vu_slots *s, struct vu_fe *fe, unsigned pair)
     const uint32_t num = s->rx->drv.num, large = VU_SLOTS_N_LARGE(num);
     uint8_t *at = vu_fe_buf(fe) + pair * vu_slots_bytes(num);
 
+    s->mergeable = vu_fe_features(fe) & VIRTIO_BIT(NET_F_MRG_RXBUF);
     for (uint32_t i = 0; i < num; i++) {
         prepare(fe, s->rx, &at, VU_SLOT_SMALL, true);
         ring_drv_repost(s->rx->drv.layout, &s->rx->drv, (uint16_t)i);

@@ -46,7 +46,9 @@ uint64_t vu_slots_bytes(uint32_t num);
 /* Of queue pair `pair`. 0 or -ENOMEM; vu_slots_fini() in either case. */
 int vu_slots_init(struct vu_slots *s, struct vu_fe *fe, unsigned pair, uint32_t num);
 void vu_slots_fini(struct vu_slots *s);
-/* The rings were just set up: all receive slots posted, all transmit slots free. */
+/* vu_fe_connect(), without what the slots do not hold, and empty rings. */
+int vu_slots_connect(struct vu_fe *fe, struct err *e);
+/* Behind it: all receive slots posted, all transmit slots free. */
 void vu_slots_fill(struct vu_slots *s, struct vu_fe *fe, unsigned pair);
 
 /* How many of the used buffers the frame in the first one takes; 0: not one that there is. room: its
