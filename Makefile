@@ -35,6 +35,7 @@ test-long:
 
 install: $(BUILD)/build.ninja
 	@meson install -C $(BUILD)
+	@[ -n "$(DESTDIR)" ] || ldconfig 2>/dev/null || echo "no new library is found before somebody runs ldconfig as root"
 
 clean:
 	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan $(BUILD)-clang build-coverage
