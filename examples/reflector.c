@@ -51,13 +51,14 @@ int main(int argc, char **argv)
     for (int i = 2; i < argc; i++) {
         conf.flags |= strcmp(argv[i], "packed") ? RWC_LISTEN : RWC_PACKED;
     }
-    int rc = rwc_open(&nic, &conf, why, sizeof(why));
-    for (; !rc; usleep(100000)) {
+    if (rwc_open(&nic, &conf, why, sizeof(why))) {
+        return fprintf(stderr, "reflector: %s\n", why), 1;
+    }
+    for (;; usleep(100000)) {
         if (!rwc_connect(nic, why, sizeof(why))) {
             reflect(nic);
         } else if (strcmp(why, said)) {
             fprintf(stderr, "reflector: %s\n", strcpy(said, why)); /* once */
         }
     }
-    return fprintf(stderr, "reflector: %s\n", why), 1;
 }
